@@ -1,0 +1,370 @@
+"""The nouns that every part of Portier shares.
+
+Three families: what the user asked for (`Config` and below), what the kernel shows (`Snapshot` and
+below), and what should run or does run (`State`, `Bound`, `Port`).  All are immutable values, so that
+"did anything change" is a comparison and a value may cross threads freely.
+
+Addresses inside the engines are packed bytes (16 for IPv6, 4 for IPv4), because that is how they lie
+in a frame; in the configuration they are `ipaddress` networks, because people write those.
+Durations are seconds as floats, link-layer addresses six bytes, interfaces kernel indexes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
+
+Network = IPv4Network | IPv6Network
+
+# -- what the user asked for ---------------------------------------------------------------------
+
+
+class Mode(enum.StrEnum):
+    """How a group joins its links: the kernel routes between them, or they are one link (RFC 4389)."""
+
+    ROUTE = "route"
+    RELAY = "relay"
+
+
+class Answer(enum.StrEnum):
+    """What happens on a solicitation for an allowed target (mode route)."""
+
+    RESOLVE = "resolve"
+    ALWAYS = "always"
+    ROUTED = "routed"
+    KERNEL = "kernel"
+
+
+class Live(enum.StrEnum):
+    """Stands where a prefix does: the on-link prefixes of the active upstream, followed live."""
+
+    UPSTREAM = "upstream"
+    UPSTREAM_IPV4 = "upstream-ipv4"
+
+
+class Switch(enum.StrEnum):
+    """A flag of an advertisement: decided by the RFCs, or forced."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Source(enum.StrEnum):
+    """The IPv6 source address of an advertisement."""
+
+    LINK_LOCAL = "link-local"
+    TARGET = "target"
+
+
+class RouterAdvertisements(enum.StrEnum):
+    """Whether Router Advertisements are relayed in mode route."""
+
+    OFF = "off"
+    RELAY = "relay"
+
+
+class Announce(enum.StrEnum):
+    """How the other ports are told of a host learned or moved."""
+
+    OFF = "false"
+    ON = "true"
+    SOLICIT = "solicit"
+
+
+class Multicast(enum.StrEnum):
+    """How solicitations are drawn through switches that snoop MLD."""
+
+    GROUPS = "groups"
+    ROUTER = "router"
+
+
+class LoopProtection(enum.StrEnum):
+    """What a Router Advertisement that should not be there does to a port (mode relay)."""
+
+    STRICT = "strict"
+    NESTED = "nested"
+    DROP = "drop"
+    OFF = "off"
+
+
+class Sysctls(enum.StrEnum):
+    """Whether Portier writes the sysctls it needs, or only reports those that are missing."""
+
+    MANAGE = "manage"
+    CHECK = "check"
+
+
+class HostPattern(NamedTuple):
+    """A value and mask on the whole address: it matches when ``address & mask == value & mask``."""
+
+    value: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One entry of ``prefixes``.  ``downstream`` holds names, globs and ``!`` exclusions; empty means
+    every port.  ``askers`` empty means everybody; a DAD probe, which has no source, is never held
+    against it."""
+
+    prefix: Network | Live
+    allow: bool = True
+    answer: Answer = Answer.RESOLVE
+    host: HostPattern | None = None
+    downstream: tuple[str, ...] = ()
+    askers: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routes:
+    """Where host routes for learned hosts go."""
+
+    table: int = 254
+    metric: int = 4389
+    protocol: int = 135
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advertisement:
+    """What the advertisements that Portier makes look like."""
+
+    router: Switch = Switch.AUTO
+    override: Switch = Switch.AUTO
+    source: Source = Source.LINK_LOCAL
+    link_layer: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on state (entries) and on rates (a second: per port, per source, per group)."""
+
+    neighbors: int = 4096
+    per_port: int = 1024
+    per_host: int = 64
+    pending: int = 256
+    resolutions: int = 1000
+    per_source: int = 50
+    route_changes: int = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timers:
+    """Durations in seconds, and one count.  Defaults are those of RFC 4861 section 10, section 5.3.3
+    of it for ``forget``, and RFC 4389 section 4.1.3.3 for ``hold_down``."""
+
+    reachable: float = 30.0
+    retransmit: float = 1.0
+    retries: int = 3
+    negative: float = 3.0
+    forget: float = 600.0
+    prefix_grace: float = 600.0
+    hold_down: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Links that are proxied to each other.  ``upstream`` lists candidates in order; ``downstream``
+    names, globs and ``!`` exclusions.  ``routes`` None: no host routes."""
+
+    name: str
+    upstream: tuple[str, ...] = ()
+    downstream: tuple[str, ...] = ()
+    mode: Mode = Mode.ROUTE
+    rules: tuple[Rule, ...] = (Rule(prefix=Live.UPSTREAM),)
+    router_advertisements: RouterAdvertisements = RouterAdvertisements.OFF
+    routes: Routes | None = Routes()
+    announce: Announce = Announce.ON
+    multicast: Multicast = Multicast.GROUPS
+    isolate: bool = False
+    loop_protection: LoopProtection = LoopProtection.STRICT
+    advertisement: Advertisement = Advertisement()
+    limits: Limits = Limits()
+    timers: Timers = Timers()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The whole configuration, checked.  ``inactive`` names defaults whose behaviour is still to come,
+    as ``groups.*.announce: true``-like lines for people."""
+
+    groups: tuple[Group, ...] = ()
+    watch: bool = True
+    sysctls: Sysctls = Sysctls.MANAGE
+    control_group: str = "portier"
+    log_level: str = "info"
+    log_format: str = "text"
+    metrics_listen: str | None = None
+    inactive: tuple[str, ...] = ()
+
+
+# -- what the kernel shows -----------------------------------------------------------------------
+
+
+class Link(NamedTuple):
+    """One interface.  ``master`` is 0 or the index of the bridge, bond, team or VRF it is enslaved to;
+    ``kind`` the rtnetlink kind ("veth", "bridge", "vrf", "" for hardware); ``mac`` None where the link
+    has no six-byte link-layer address (tun, wg, ppp).  The sysctls are those of
+    ``net.ipv6.conf.<name>``; None where the kernel does not have it or IPv6 is off on the link."""
+
+    index: int
+    name: str
+    mac: bytes | None
+    mtu: int
+    up: bool
+    carrier: bool
+    master: int
+    kind: str
+    loopback: bool
+    forwarding: int | None
+    accept_ra: int | None
+    force_forwarding: int | None
+
+
+class LinkAddress(NamedTuple):
+    """One address of an interface."""
+
+    index: int
+    address: bytes
+    prefix_length: int
+    tentative: bool
+    failed: bool
+    deprecated: bool
+
+
+class KernelRoute(NamedTuple):
+    """One unicast route of any protocol.  ``gateway`` None means on-link; ``index`` is the outgoing
+    interface (one of them, for a multipath route)."""
+
+    destination: bytes
+    prefix_length: int
+    index: int
+    gateway: bytes | None
+    table: int
+    metric: int
+    protocol: int
+
+
+class HostRoute(NamedTuple):
+    """A route to one learned host, as Portier makes them: ``/128`` or ``/32``, on-link, scope link for IPv4."""
+
+    address: bytes
+    index: int
+    table: int
+    metric: int
+    protocol: int
+
+
+class PolicyRule(NamedTuple):
+    """An IPv6 policy rule as Portier makes them: ``iif <name> from|to <prefix> blackhole``.
+    ``source`` and ``destination`` are networks as text, or ""."""
+
+    priority: int
+    iif: str
+    source: str
+    destination: str
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the kernel shows of what concerns Portier, at one moment.  ``routes`` are unicast routes of
+    other makers that leave by some link (not the host's own /128 entries in table local);
+    ``host_routes`` and ``rules`` those that bear Portier's protocol number, whoever made them."""
+
+    links: tuple[Link, ...] = ()
+    addresses: tuple[LinkAddress, ...] = ()
+    routes: tuple[KernelRoute, ...] = ()
+    host_routes: frozenset[HostRoute] = frozenset()
+    rules: frozenset[PolicyRule] = frozenset()
+    forwarding: int = 0  # net.ipv6.conf.all.forwarding
+    force_forwarding: bool = False  # the kernel has net.ipv6.conf.*.force_forwarding (6.17)
+
+
+# -- what should run, and what does ----------------------------------------------------------------
+
+
+class Role(enum.StrEnum):
+    """A port's place in its group."""
+
+    UPSTREAM = "upstream"
+    DOWNSTREAM = "downstream"
+
+
+class Port(NamedTuple):
+    """An interface in use by a group, tied to what it was when the kernel was looked at: any change of
+    name, index, MAC or addresses makes a different value.
+
+    ``source`` is the packed address it speaks from: the non-tentative link-local one, else another
+    non-tentative one, else None (then it only relays DAD).  ``addresses`` are the host's own global
+    addresses on it, ``prefixes`` the destinations the kernel routes out of it (the default route and
+    Portier's own routes not among them), ``on_link`` those of them that need no gateway."""
+
+    index: int
+    name: str
+    role: Role
+    mac: bytes | None
+    mtu: int
+    source: bytes | None
+    addresses: tuple[bytes, ...] = ()
+    prefixes: tuple[Network, ...] = ()
+    on_link: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A group tied to the ports it has now: all that a worker needs to know.  ``live`` are the prefixes
+    that ``upstream`` stands for at the moment, those within their grace time among them;
+    ``next_hops`` the global gateways of the kernel's routes."""
+
+    group: Group
+    ports: tuple[Port, ...] = ()
+    live: tuple[Network, ...] = ()
+    next_hops: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What should be, or what is: the two have one type, so the difference is set arithmetic.
+    ``sysctls`` maps paths below /proc/sys like ``net/ipv6/conf/eth0.7/accept_ra`` to values (slashes,
+    because a dot may belong to the name of an interface)."""
+
+    workers: Mapping[str, Bound] = field(default_factory=dict)
+    host_routes: frozenset[HostRoute] = frozenset()
+    rules: frozenset[PolicyRule] = frozenset()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+
+
+# -- what happens ------------------------------------------------------------------------------------
+
+
+class EventKind(enum.StrEnum):
+    """What an event is about; the word that stands in the log and in the event stream."""
+
+    LEARNED = "learned"
+    MOVED = "moved"
+    CONFLICT = "conflict"
+    CLAIM = "claim"
+    LOST = "lost"
+    LOOP = "loop"
+    LIMIT = "limit"
+    ROUTE = "route"
+    LINK = "link"
+    CONFIG = "config"
+    WORKER = "worker"
+    SYSCTL = "sysctl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something worth telling an operator.  ``text`` is the whole sentence; the other fields are for
+    filters and programs."""
+
+    kind: EventKind
+    text: str
+    group: str = ""
+    port: str = ""
+    address: str = ""
