@@ -1,0 +1,1 @@
+"""The Neighbor Discovery proxy: hosts on one link reachable as if they sat on another."""

@@ -1,0 +1,1 @@
+"""One module per command; the only code that prints or exits."""

@@ -1,0 +1,1 @@
+"""Text to a checked, typed, frozen Config, with the place of every error."""

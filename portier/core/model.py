@@ -210,7 +210,7 @@ class Link(NamedTuple):
     has no six-byte link-layer address (tun, wg, ppp).  The sysctls are those of
     ``net.ipv6.conf.<name>``; None where the kernel does not have it or IPv6 is off on the link."""
 
-    index: int
+    ifindex: int
     name: str
     mac: bytes | None
     mtu: int
@@ -227,7 +227,7 @@ class Link(NamedTuple):
 class LinkAddress(NamedTuple):
     """One address of an interface."""
 
-    index: int
+    ifindex: int
     address: bytes
     prefix_length: int
     tentative: bool
@@ -236,12 +236,12 @@ class LinkAddress(NamedTuple):
 
 
 class KernelRoute(NamedTuple):
-    """One unicast route of any protocol.  ``gateway`` None means on-link; ``index`` is the outgoing
+    """One unicast route of any protocol.  ``gateway`` None means on-link; ``ifindex`` is the outgoing
     interface (one of them, for a multipath route)."""
 
     destination: bytes
     prefix_length: int
-    index: int
+    ifindex: int
     gateway: bytes | None
     table: int
     metric: int
@@ -249,10 +249,10 @@ class KernelRoute(NamedTuple):
 
 
 class HostRoute(NamedTuple):
-    """A route to one learned host, as Portier makes them: ``/128`` or ``/32``, on-link, scope link for IPv4."""
+    """A route to one learned host, as Portier makes them: ``/128`` or ``/32``, on-link."""
 
     address: bytes
-    index: int
+    ifindex: int
     table: int
     metric: int
     protocol: int
@@ -303,7 +303,7 @@ class Port(NamedTuple):
     addresses on it, ``prefixes`` the destinations the kernel routes out of it (the default route and
     Portier's own routes not among them), ``on_link`` those of them that need no gateway."""
 
-    index: int
+    ifindex: int
     name: str
     role: Role
     mac: bytes | None

@@ -1,0 +1,1 @@
+"""Drives: the reconcile loop, the supervisor, one worker thread per group."""

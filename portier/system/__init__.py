@@ -1,0 +1,1 @@
+"""Touches: netlink, packet sockets, sysctls, files, the control socket, the service manager."""
