@@ -88,8 +88,15 @@ class RemoveRoute(NamedTuple):
     route: HostRoute
 
 
+class MoveRoute(NamedTuple):
+    """Effect: a host is on another port now.  The new route is in place before the old one goes."""
+
+    old: HostRoute
+    route: HostRoute
+
+
 class RouteResult(enum.Enum):
-    """How an `AddRoute` ended."""
+    """How an `AddRoute` or a `MoveRoute` ended."""
 
     ADDED = "added"
     PRESENT = "present"  # it was there already and is ours
@@ -102,6 +109,6 @@ class Outcome(NamedTuple):
     with its virtio-net header in front) in order; effects come before them."""
 
     verdict: Verdict
-    effects: tuple[AddRoute | RemoveRoute, ...] = ()
+    effects: tuple[AddRoute | MoveRoute | RemoveRoute, ...] = ()
     sends: tuple[tuple[int, bytes], ...] = ()
     events: tuple[Event, ...] = ()
