@@ -1,0 +1,258 @@
+"""Frames a second through `RouteEngine` alone: no sockets, no kernel, no thread.
+
+Cases: `always`; `known` (`resolve`, all hosts known); `cold` (`resolve`, each host asked for, found and
+answered: two frames a host), each with 10, 10,000 and 100,000 hosts.  Limits are raised so far that none
+bites.  What the engine says is checked while warming up, so a fast wrong answer is an error and no number.
+
+    python -m tests.bench.engine [--hosts N ...] [--seconds S] [--case NAME ...] [--profile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import random
+import struct
+import sys
+import time
+from collections.abc import Callable
+from ipaddress import IPv6Network
+from typing import Final
+
+from portier.core.model import Answer, Bound, Group, Limits, Port, Role, Routes, Rule, Timers
+from portier.core.outcome import AddRoute, MoveRoute, Outcome, RouteResult, Verdict
+from portier.core.route import RouteEngine
+from portier.core.rules import RuleTable
+
+UPSTREAM: Final = 11
+DOWNSTREAM: Final = 12
+UPSTREAM_MAC: Final = bytes.fromhex("02000000000b")
+DOWNSTREAM_MAC: Final = bytes.fromhex("02000000000c")
+ROUTER_MAC: Final = bytes.fromhex("020000000001")
+HOST_MAC: Final = bytes.fromhex("020000000002")
+UPSTREAM_SOURCE: Final = bytes.fromhex("fe80000000000000000000000000000b")
+DOWNSTREAM_SOURCE: Final = bytes.fromhex("fe80000000000000000000000000000c")
+ROUTER: Final = bytes.fromhex("fe800000000000000000000000000001")
+PREFIX: Final = IPv6Network("2001:db8:7::/64")
+UNBOUNDED: Final = 10_000_000
+LIMITS: Final = Limits(
+    neighbors=UNBOUNDED,
+    per_port=UNBOUNDED,
+    per_host=UNBOUNDED,
+    pending=UNBOUNDED,
+    resolutions=UNBOUNDED,
+    per_source=UNBOUNDED,
+    route_changes=UNBOUNDED,
+)
+
+
+class Kernel:
+    """A kernel that has no routes and knows no neighbors."""
+
+    def route(self, address: bytes, table: int) -> int:
+        """No route."""
+        del address, table
+        return 0
+
+    def neighbor(self, address: bytes) -> int:
+        """No neighbor."""
+        del address
+        return 0
+
+
+def checksum(source: bytes, destination: bytes, message: bytes) -> int:
+    """The ICMPv6 checksum of `message`, whose own checksum field is zero (RFC 4443 section 2.3)."""
+    data = source + destination + struct.pack("!IxxxB", len(message), 58) + message
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def frame(to_mac: bytes, from_mac: bytes, source: bytes, destination: bytes, message: bytes) -> bytes:
+    """A whole frame, virtio-net header in front."""
+    right = checksum(source, destination, message)
+    return b"".join(
+        (
+            bytes(10),
+            struct.pack("!6s6sH", to_mac, from_mac, 0x86DD),
+            struct.pack("!IHBB16s16s", 6 << 28, len(message), 58, 255, source, destination),
+            message[:2],
+            right.to_bytes(2, "big"),
+            message[4:],
+        )
+    )
+
+
+def solicitation(target: bytes) -> bytes:
+    """The upstream router's multicast solicitation."""
+    group = bytes.fromhex("ff0200000000000000000001ff") + target[13:]
+    message = struct.pack("!BBHI16sBB6s", 135, 0, 0, 0, target, 1, 1, ROUTER_MAC)
+    return frame(b"\x33\x33" + group[12:], ROUTER_MAC, ROUTER, group, message)
+
+
+def advertisement(target: bytes) -> bytes:
+    """The downstream host's answer to Portier."""
+    message = struct.pack("!BBHI16sBB6s", 136, 0, 0, 0x60000000, target, 2, 1, HOST_MAC)
+    return frame(DOWNSTREAM_MAC, HOST_MAC, target, DOWNSTREAM_SOURCE, message)
+
+
+def targets(count: int) -> list[bytes]:
+    """`count` addresses of the prefix in an order that no cache likes."""
+    first = int(PREFIX.network_address) + 0x1000
+    found = [(first + i).to_bytes(16, "big") for i in range(count)]
+    random.Random(7).shuffle(found)
+    return found
+
+
+def engine(answer: Answer, *, routes: bool) -> RouteEngine:
+    """An engine with one upstream, one downstream and one rule."""
+    group = Group(
+        name="bench",
+        upstream=("up",),
+        downstream=("down",),
+        rules=(Rule(prefix=PREFIX, answer=answer),),
+        routes=Routes() if routes else None,
+        limits=LIMITS,
+        timers=Timers(reachable=300.0),
+    )
+    bound = Bound(
+        group=group,
+        ports=(
+            Port(UPSTREAM, "up", Role.UPSTREAM, UPSTREAM_MAC, 1500, UPSTREAM_SOURCE),
+            Port(
+                DOWNSTREAM,
+                "down",
+                Role.DOWNSTREAM,
+                DOWNSTREAM_MAC,
+                1500,
+                DOWNSTREAM_SOURCE,
+                prefixes=(PREFIX,),
+                on_link=(PREFIX,),
+            ),
+        ),
+        live=(PREFIX,),
+    )
+    made = RouteEngine("bench", Kernel(), b"bench")
+    made.configure(bound, RuleTable.compile(bound), time.monotonic())
+    return made
+
+
+def carry_out(made: RouteEngine, outcome: Outcome) -> list[tuple[int, bytes]]:
+    """Everything an outcome and what follows from its effects would send."""
+    sends: list[tuple[int, bytes]] = []
+    waiting = [outcome]
+    while waiting:
+        current = waiting.pop()
+        waiting.extend(
+            made.settle(effect, RouteResult.ADDED, time.monotonic())
+            for effect in current.effects
+            if isinstance(effect, AddRoute | MoveRoute)
+        )
+        sends.extend(current.sends)
+    return sends
+
+
+def is_answer(sends: list[tuple[int, bytes]], target: bytes) -> bool:
+    """Whether exactly one frame goes out, an advertisement for `target` to the router."""
+    if len(sends) != 1 or sends[0][0] != UPSTREAM:
+        return False
+    sent = sends[0][1]
+    return sent[64] == 136 and sent[72:88] == target and sent[10:16] == ROUTER_MAC
+
+
+def check(right: bool, what: str) -> None:
+    """Stop when the engine is wrong: its speed is of no interest then."""
+    if not right:
+        raise SystemExit(f"wrong: {what}")
+
+
+def cold(count: int, *, routes: bool) -> tuple[RouteEngine, float, list[bytes]]:
+    """Ask for, find and answer `count` hosts.  The engine, seconds taken, and the solicitations."""
+    made = engine(Answer.RESOLVE, routes=routes)
+    addresses = targets(count)
+    asked = [solicitation(target) for target in addresses]
+    found = [advertisement(target) for target in addresses]
+    receive, clock = made.receive, time.monotonic
+    started = time.perf_counter()
+    for i, target in enumerate(addresses):
+        now = clock()
+        if now >= made.deadline:
+            carry_out(made, made.tick(now))
+        outcome = receive(UPSTREAM, asked[i], now)
+        check(outcome.verdict == Verdict.RESOLVING, f"cold solicitation: {outcome.verdict!r}")
+        check(any(port == DOWNSTREAM for port, _ in carry_out(made, outcome)), "nobody was asked")
+        outcome = receive(DOWNSTREAM, found[i], clock())
+        check(is_answer(carry_out(made, outcome), target), f"found, not answered: {outcome!r}")
+    return made, time.perf_counter() - started, asked
+
+
+def rate(made: RouteEngine, frames: list[bytes], seconds: float) -> float:
+    """Answers a second to `frames`, over and over for `seconds`."""
+    for asked in frames[:1000]:
+        outcome = made.receive(UPSTREAM, asked, time.monotonic())
+        check(is_answer(carry_out(made, outcome), asked[72:88]), f"not answered: {outcome!r}")
+    receive, clock = made.receive, time.monotonic
+    done = 0
+    started = clock()
+    end = started + seconds
+    now = started
+    while now < end:
+        for asked in frames:
+            now = clock()
+            if now >= made.deadline:
+                made.tick(now)
+            receive(UPSTREAM, asked, now)
+            done += 1
+            if now >= end:
+                break
+    return done / (clock() - started)
+
+
+def always(count: int, seconds: float) -> float:
+    """Answers a second where every address is answered for."""
+    return rate(engine(Answer.ALWAYS, routes=True), [solicitation(t) for t in targets(count)], seconds)
+
+
+def main() -> int:
+    """Run the cases and print one line each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--hosts", type=int, nargs="+", default=[10, 10_000, 100_000])
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--case", nargs="+", choices=("always", "cold", "known"), default=None)
+    parser.add_argument("--profile", action="store_true", help="show where the time of each case goes")
+    given = parser.parse_args()
+    cases = given.case or ["always", "cold", "known"]
+
+    def report(name: str, count: int, measure: Callable[[], float]) -> None:
+        profiler = cProfile.Profile() if given.profile else None
+        per_second = profiler.runcall(measure) if profiler else measure()
+        print(f"{name:<14} {count:>7,} hosts {per_second:>10,.0f}/s {1e9 / per_second:>8,.0f} ns")
+        if profiler:
+            pstats.Stats(profiler, stream=sys.stdout).sort_stats("tottime").print_stats(25)
+        sys.stdout.flush()
+
+    for count in given.hosts:
+        if "always" in cases:
+            report("always", count, lambda count=count: always(count, given.seconds))  # type: ignore[misc]
+        for routes in (True, False):
+            suffix = "" if routes else " no routes"
+            if "cold" in cases:
+                report(
+                    "cold" + suffix,
+                    count,
+                    lambda count=count, routes=routes: count / cold(count, routes=routes)[1],  # type: ignore[misc]
+                )
+            if "known" in cases:
+                made, _, frames = cold(count, routes=routes)
+                report(
+                    "known" + suffix,
+                    count,
+                    lambda made=made, frames=frames: rate(made, frames, given.seconds),  # type: ignore[misc]
+                )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
