@@ -1,1 +1,159 @@
-"""One module per command; the only code that prints or exits."""
+"""The command line: one module per command, named for it; the only code that prints or exits.
+
+This module knows the commands and their arguments, and is the last to see whatever goes wrong: every
+failure becomes an exit code and lines on stderr, never a traceback.  A command's module is imported only
+when it is called for, so that `portier status` is quick; it has one function, ``run(options) -> int``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from portier import __version__
+from portier.cli import exits
+from portier.errors import ConfigError, PortierError, Refused
+
+DEFAULT_CONFIG = Path("/etc/portier.yaml")
+DEFAULT_RUNTIME_DIR = Path("/run/portier")
+
+COMMANDS = {
+    "run": "be the daemon, in the foreground",
+    "check": "validate the configuration and say what it means",
+    "plan": "show the steps that would be done now, doing none",
+    "status": "show groups, ports, counters and what is wrong",
+    "neighbors": "list the hosts known",
+    "explain": "say why an address is answered for, or is not",
+    "reload": "have the daemon read its configuration again, and wait for the outcome",
+    "cleanup": "remove from the kernel all that a dead daemon left there",
+    "schema": "print the JSON Schema of the configuration",
+    "demo": "show it work, in a lab of namespaces that touches nothing",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (sys.argv's by default); the result is the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # any name can be shown on any terminal
+    try:
+        options = _parser().parse_args(argv)
+        code = _call(options)
+        sys.stdout.flush()
+    except SystemExit as end:  # argparse ends so, after help or a usage error
+        return end.code if isinstance(end.code, int) else exits.OK
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. What is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.PIPE
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    return code
+
+
+def _call(options: argparse.Namespace) -> int:
+    """Run the command and turn its exceptions into exit codes and lines."""
+    name: str = options.command
+    try:
+        code: int = importlib.import_module(f"portier.cli.{name}").run(options)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        code = exits.CONFIG
+    except PortierError as error:
+        complain(name, str(error))
+        code = error.exit_code if isinstance(error, Refused) else exits.FAILED
+    except BrokenPipeError:
+        raise
+    except PermissionError as error:
+        complain(name, f"{error}: run as root")
+        code = exits.NOT_PERMITTED
+    except OSError as error:
+        complain(name, str(error))
+        code = exits.SYSTEM
+    except Exception as error:
+        if os.environ.get("PORTIER_DEBUG"):
+            traceback.print_exc()
+        complain(
+            name,
+            f"internal error, {type(error).__name__}: {error}; please report it with what "
+            f"`PORTIER_DEBUG=1 portier {name}` prints",
+        )
+        code = exits.BUG
+    return code
+
+
+def complain(name: str, message: str) -> None:
+    """Tell the user what is wrong, in one line on stderr."""
+    print(f"portier {name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors and EX_USAGE."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line that names the way to help."""
+        print(f'{self.prog}: {message}; see "{self.prog} --help"', file=sys.stderr)
+        raise SystemExit(exits.USAGE)
+
+
+def _replacement(text: str) -> tuple[Path, Path]:
+    """``FILE=CANDIDATE`` of ``check --replace``."""
+    file, equals, candidate = text.partition("=")
+    if not (file and equals and candidate):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like FILE=CANDIDATE")
+    return Path(file), Path(candidate)
+
+
+def _global_options(parser: argparse.ArgumentParser, *, inherit: bool) -> None:
+    """The options that may stand before the command or after it.  After it they have no defaults of
+    their own (``inherit``), or those would override what was given before."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS if inherit else DEFAULT_CONFIG,
+        help=f"the configuration (default {DEFAULT_CONFIG})",
+    )
+    parser.add_argument(
+        "--runtime-dir",
+        type=Path,
+        metavar="DIR",
+        default=argparse.SUPPRESS if inherit else DEFAULT_RUNTIME_DIR,
+        help=f"where the daemon keeps its socket and its record (default {DEFAULT_RUNTIME_DIR})",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="portier",
+        description="Make hosts on one link reachable as if they sat on another (Neighbor Discovery proxy).",
+        epilog="Exit codes besides a command's own: 64 wrong usage, 77 not permitted, 4 no daemon runs, "
+        "78 the configuration is wrong.",
+    )
+    _global_options(parser, inherit=False)
+    parser.add_argument("--version", action="version", version=f"portier {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    made = {}
+    for name, meaning in COMMANDS.items():
+        command = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
+        _global_options(command, inherit=True)
+        made[name] = command
+    made["check"].add_argument(
+        "--replace",
+        type=_replacement,
+        metavar="FILE=CANDIDATE",
+        help="judge the whole as if CANDIDATE were in FILE's place",
+    )
+    for name in ("check", "plan", "status", "neighbors", "explain"):
+        made[name].add_argument("--json", action="store_true", help="for programs")
+    made["status"].add_argument("--strict", action="store_true", help="waiting ports count as degraded")
+    made["explain"].add_argument("address", metavar="ADDR", help="the address that somebody asks for")
+    made["explain"].add_argument("--on", metavar="PORT", help="the interface on which it is asked for")
+    return parser
