@@ -142,9 +142,7 @@ def parse(frame: bytes) -> Message | Verdict:
         link_layer = target_option
     else:
         target = link_layer = b""
-    return Message(
-        kind, to_mac, from_mac, source, destination, frame[ICMPV6 + 4], target, link_layer, nonce
-    )
+    return Message(kind, to_mac, from_mac, source, destination, frame[ICMPV6 + 4], target, link_layer, nonce)
 
 
 def _options(frame: bytes, at: int, end: int) -> tuple[bytes, bytes, bytes] | None:
@@ -274,7 +272,9 @@ class Reply:
 
     __slots__ = ("_base", "_head", "_tail")
 
-    def __init__(self, to_mac: bytes, from_mac: bytes, source: bytes, asker: bytes, link_layer: bytes) -> None:
+    def __init__(
+        self, to_mac: bytes, from_mac: bytes, source: bytes, asker: bytes, link_layer: bytes
+    ) -> None:
         whole = advertisement(to_mac, from_mac, source, asker, UNSPECIFIED, 0, link_layer)
         self._head = whole[: ICMPV6 + 2]
         self._tail = whole[OPTIONS:]

@@ -1,0 +1,187 @@
+"""The table of known hosts, bounded and fair.
+
+Decides who is kept when the table is full: each port and each link-layer address has a share, a full share
+evicts only its own, and hosts that never answered us go first (RFC 6583 section 7.1, RFC 6620 section 4.1).
+What is known of a host stands in `Neighbor`; what follows from it is the engine's business.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+from portier.core.model import HostRoute, Limits
+
+
+class RouteState(enum.Enum):
+    """Whether the kernel sends a host's traffic to its port."""
+
+    NONE = "-"  # not wanted: lives upstream, or routes are off
+    MISSING = "missing"  # wanted, not there yet
+    INSTALLED = "yes"
+    FOREIGN = "foreign"  # somebody else's route with the same destination, table and metric
+    FAILED = "failed"  # the kernel refused
+
+
+class Claim:
+    """Another place that says it has a host's address, while the host is asked whether it still does.
+    ``dad`` tells a claim by a DAD probe, which is answered rather than refused."""
+
+    __slots__ = ("dad", "ifindex", "mac")
+
+    def __init__(self, ifindex: int, mac: bytes, *, dad: bool) -> None:
+        self.ifindex = ifindex
+        self.mac = mac
+        self.dad = dad
+
+
+class Neighbor:
+    """One known host: an address on a port.
+
+    Times are monotonic seconds.  ``ifindex`` is 0 once the entry is gone, so that whoever still holds it
+    can tell.  ``reachable`` is until when its last solicited advertisement counts; ``heard`` when it last
+    said anything; ``due`` when it next needs attention; ``probes`` how many unanswered unicast probes are
+    out; ``ready`` until when it is answered for without a second look, with ``flags``;
+    ``override`` the O flag of its last advertisement, None when it never sent one: a proxy's O=0
+    gives way to the host itself (RFC 4861 section 7.2.8).
+    """
+
+    __slots__ = (
+        "address",
+        "backstop",
+        "claim",
+        "confirmed",
+        "due",
+        "flags",
+        "heard",
+        "ifindex",
+        "learned",
+        "mac",
+        "override",
+        "probes",
+        "queued",
+        "reachable",
+        "ready",
+        "route",
+        "route_state",
+        "router",
+        "verify_until",
+    )
+
+    def __init__(self, address: bytes, ifindex: int, mac: bytes, now: float) -> None:
+        self.address = address
+        self.ifindex = ifindex
+        self.mac = mac
+        self.learned = now
+        self.heard = now
+        self.reachable = 0.0
+        self.confirmed = False
+        self.due = math.inf
+        self.queued = math.inf
+        self.backstop = math.inf
+        self.ready = 0.0
+        self.flags = 0
+        self.probes = 0
+        self.router = False
+        self.override: bool | None = None
+        self.claim: Claim | None = None
+        self.route: HostRoute | None = None
+        self.route_state = RouteState.NONE
+        self.verify_until = 0.0
+
+
+class Share:
+    """The entries of one port, oldest first, those that ever answered us apart."""
+
+    __slots__ = ("confirmed", "unconfirmed")
+
+    def __init__(self) -> None:
+        self.confirmed: dict[bytes, Neighbor] = {}
+        self.unconfirmed: dict[bytes, Neighbor] = {}
+
+    def __len__(self) -> int:
+        return len(self.confirmed) + len(self.unconfirmed)
+
+    def oldest(self) -> Neighbor:
+        """Whom to evict: the one that was confirmed or learned the longest ago."""
+        entries = self.unconfirmed or self.confirmed
+        return next(iter(entries.values()))
+
+
+def _kept(entry: Neighbor) -> bool:
+    return entry.confirmed
+
+
+class NeighborTable:
+    """Known hosts by address (packed), with the shares of ports and link-layer addresses."""
+
+    def __init__(self) -> None:
+        self.by_address: dict[bytes, Neighbor] = {}
+        self._ports: dict[int, Share] = {}
+        self._hosts: dict[bytes, dict[bytes, Neighbor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_address)
+
+    def make_room(self, ifindex: int, mac: bytes, limits: Limits) -> list[Neighbor]:
+        """Who must go before one more entry for this port and link-layer address fits.  They are still in
+        the table: the caller removes them."""
+        host = self._hosts.get(mac)
+        if host is not None and len(host) >= limits.per_host:
+            return [min(host.values(), key=_kept)]
+        share = self._ports.get(ifindex)
+        if share is not None and len(share) >= limits.per_port:
+            return [share.oldest()]
+        if len(self.by_address) >= limits.neighbors:
+            # The largest share pays, so that a flood on one port never empties another's.
+            return [max(self._ports.values(), key=len).oldest()]
+        return []
+
+    def add(self, entry: Neighbor) -> None:
+        """Put an entry in; its address must not be in the table."""
+        self.by_address[entry.address] = entry
+        self._enter(entry)
+
+    def remove(self, entry: Neighbor) -> None:
+        """Take an entry out."""
+        del self.by_address[entry.address]
+        self._leave(entry)
+        entry.ifindex = 0
+
+    def place(self, entry: Neighbor, ifindex: int, mac: bytes) -> None:
+        """The host is on another port or has another link-layer address now."""
+        self._leave(entry)
+        entry.ifindex = ifindex
+        entry.mac = mac
+        self._enter(entry)
+
+    def confirm(self, entry: Neighbor) -> None:
+        """The host answered us: it is among the last to be evicted now."""
+        share = self._ports[entry.ifindex]
+        share.unconfirmed.pop(entry.address, None)
+        share.confirmed.pop(entry.address, None)
+        share.confirmed[entry.address] = entry
+        entry.confirmed = True
+
+    def on_port(self, ifindex: int) -> int:
+        """How many entries a port has."""
+        share = self._ports.get(ifindex)
+        return 0 if share is None else len(share)
+
+    def _enter(self, entry: Neighbor) -> None:
+        share = self._ports.get(entry.ifindex)
+        if share is None:
+            share = self._ports[entry.ifindex] = Share()
+        (share.confirmed if entry.confirmed else share.unconfirmed)[entry.address] = entry
+        self._hosts.setdefault(entry.mac, {})[entry.address] = entry
+
+    def _leave(self, entry: Neighbor) -> None:
+        share = self._ports[entry.ifindex]
+        share.confirmed.pop(entry.address, None)
+        share.unconfirmed.pop(entry.address, None)
+        if not len(share):
+            del self._ports[entry.ifindex]
+        host = self._hosts[entry.mac]
+        del host[entry.address]
+        if not host:
+            del self._hosts[entry.mac]

@@ -1,0 +1,1392 @@
+"""The engine for mode `route`: answers solicitations on behalf of hosts that live on other ports.
+
+Bytes in, `Outcome` out; it opens nothing and reads no clock.  `RouteEngine.receive` takes a frame,
+`RouteEngine.tick` the passing of time; both say what to do to the kernel and what to send.  One decision,
+`_judge`, serves the wire and `explain` alike.
+
+Its state: the neighbors that are known, the targets being asked for (`Pending`), the DAD probes that are
+out (`Probe`), and short memories of what was relayed and of who was not there.  All of it is bounded by
+the group's limits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final, NamedTuple, Protocol
+
+from portier.core import ndp
+from portier.core.model import (
+    Answer,
+    Bound,
+    Event,
+    EventKind,
+    Group,
+    HostRoute,
+    Network,
+    Port,
+    Role,
+    Source,
+    Switch,
+)
+from portier.core.ndp import Message
+from portier.core.neighbors import Claim, Neighbor, NeighborTable, RouteState
+from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.rules import CompiledRule, Prefixes, RuleTable
+
+# How long an answer from a downstream waits for the owner upstream that was asked at the same time, where
+# the prefix is on-link there: long enough for a neighbor on a wire, too short to be noticed.
+_UPSTREAM_HEAD_START: Final = 0.003
+# An address that two places say they have: the old one is asked this often, this far apart.
+_CONTEST_PROBES: Final = 3
+_CONTEST_INTERVAL: Final = 0.25
+# RFC 4861 section 7.2.2 wants a small queue; each asker is one who waits for the same target.
+_ASKERS_PER_TARGET: Final = 16
+# Bounds on memories that have no limit of their own in the configuration.
+_ASKERS_PER_PORT: Final = 4096
+_SOURCES: Final = 4096
+# So that a tick over many hosts never keeps frames waiting.
+_TICK_BATCH: Final = 128
+
+# Ethertype, version, class, flow, payload length 32, ICMPv6, hop limit 255: a solicitation as hosts send it.
+_PLAIN: Final = bytes.fromhex("86dd6000000000203aff")
+_PLAIN_LENGTH: Final = ndp.OPTIONS + 8
+_SOLICITATION: Final = b"\x87\0"
+
+_tuple_new = tuple.__new__
+
+
+class KernelOracle(Protocol):
+    """What an engine may ask the kernel while it decides."""
+
+    def route(self, address: bytes, table: int) -> int:
+        """The interface by which the best route for `address` leaves, the default route not counted; 0
+        where there is none."""
+
+    def neighbor(self, address: bytes) -> int:
+        """The interface on which the kernel's neighbor table holds `address` in a valid state, or 0."""
+
+
+class NeighborInfo(NamedTuple):
+    """A known host, for people and programs.  ``age`` is seconds since it was last heard."""
+
+    address: bytes
+    port: str
+    mac: bytes
+    state: str
+    age: float
+    route: str
+
+
+class Explanation(NamedTuple):
+    """How a solicitation would be decided: the last step is the one that did."""
+
+    verdict: Verdict
+    steps: tuple[str, ...]
+
+
+class _Decision(NamedTuple):
+    verdict: Verdict
+    entry: Neighbor | None = None
+    rule: CompiledRule | None = None
+    router: bool = False
+
+
+class _Asker(NamedTuple):
+    """One who waits for an answer."""
+
+    ifindex: int
+    address: bytes
+    mac: bytes
+
+
+class _Timed:
+    """Something that needs attention at ``due``; the other two say when the heap will bring it up."""
+
+    __slots__ = ("backstop", "due", "queued")
+
+    def __init__(self) -> None:
+        self.due = math.inf
+        self.queued = math.inf
+        self.backstop = math.inf
+
+
+class _Pending(_Timed):
+    """A target that is being asked for.
+
+    ``asked`` are the ports it was asked for on, ``askers`` those who wait, ``wanted`` whether the host's
+    own traffic does.  ``checked`` means that the upstream has a say before a downstream is believed, and
+    ``candidate`` is the downstream that answered meanwhile.
+    """
+
+    __slots__ = (
+        "asked",
+        "askers",
+        "candidate",
+        "checked",
+        "proven",
+        "rule",
+        "settle_at",
+        "target",
+        "tries",
+        "wanted",
+    )
+
+    def __init__(self, target: bytes, rule: CompiledRule) -> None:
+        super().__init__()
+        self.target = target
+        self.rule = rule
+        self.asked: set[int] = set()
+        self.askers: list[_Asker] = []
+        self.wanted = False
+        self.tries = 0
+        self.checked = False
+        self.candidate: _Sighting | None = None
+        self.proven = False
+        self.settle_at = 0.0
+
+
+class _Probe(_Timed):
+    """A DAD probe of a host that is not known: without objection within RetransTimer the host is."""
+
+    __slots__ = ("ifindex", "mac", "target")
+
+    def __init__(self, target: bytes, ifindex: int, mac: bytes) -> None:
+        super().__init__()
+        self.target = target
+        self.ifindex = ifindex
+        self.mac = mac
+
+
+class _Sighting(NamedTuple):
+    """An address seen on a port.  ``override`` is the O flag of an advertisement, None where the address
+    was the source of a solicitation; ``solicited`` that we had asked for it."""
+
+    port: _Attached
+    address: bytes
+    mac: bytes
+    solicited: bool = False
+    override: bool | None = None
+    router: bool | None = None
+
+
+class _Bucket:
+    """Tokens at a rate, a second's worth at most."""
+
+    __slots__ = ("_at", "_rate", "_tokens")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._tokens = rate
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Take one token, if there is one."""
+        tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if tokens < 1:
+            self._tokens = tokens
+            return False
+        self._tokens = tokens - 1
+        return True
+
+
+class _Correspondent:
+    """An asker on a port, with all of its answers prepared but target and flags.  ``neighbor`` is its own
+    entry where it has one, so that asking counts as being heard."""
+
+    __slots__ = ("frame", "neighbor")
+
+    def __init__(self, frame: Callable[[bytes, int], bytes], neighbor: Neighbor | None) -> None:
+        self.frame = frame
+        self.neighbor = neighbor
+
+
+class _Attached:
+    """A port and what the engine keeps with it.  ``reaches`` are the ports whose hosts are answered for
+    on this one."""
+
+    __slots__ = ("bucket", "correspondents", "counts", "ifindex", "mac", "port", "reaches", "upstream")
+
+    def __init__(self, port: Port, rate: float, now: float) -> None:
+        self.port = port
+        self.ifindex = port.ifindex
+        self.mac = port.mac
+        self.upstream = port.role is Role.UPSTREAM
+        self.bucket = _Bucket(rate, now)
+        self.counts = [0] * len(Verdict)
+        self.correspondents: dict[bytes, _Correspondent] = {}
+        self.reaches: frozenset[int] = frozenset()
+
+
+def _text(address: bytes) -> str:
+    return str(ip_address(address))
+
+
+def _mac_text(mac: bytes) -> str:
+    return mac.hex(":")
+
+
+def _link_local(address: bytes) -> bool:
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+class RouteEngine:
+    """The decisions of one group in mode `route`.
+
+    ``deadline`` is the monotonic time at which `tick` is next due, infinity when nothing is.  Not for more
+    than one thread, but for the methods that say they copy.
+    """
+
+    def __init__(self, kernel: KernelOracle) -> None:
+        self.deadline = math.inf
+        self._kernel = kernel
+        self._bound: Bound | None = None
+        self._rules = RuleTable(())
+        self._ports: dict[int, _Attached] = {}
+        self._uplink: _Attached | None = None
+        self._macs: frozenset[bytes] = frozenset()
+        self._own: dict[bytes, set[int]] = {}
+        self._upstream_on_link = Prefixes()
+        self._behind = Prefixes()
+        self._table = NeighborTable()
+        self._by_address = self._table.by_address
+        self._pending: dict[bytes, _Pending] = {}
+        self._probes: dict[bytes, _Probe] = {}
+        self._relayed: dict[tuple[bytes, bytes], tuple[float, frozenset[int]]] = {}
+        self._nobody: dict[bytes, float] = {}
+        self._sources: dict[bytes, _Bucket] = {}
+        self._route_bucket = _Bucket(0, 0)
+        self._routes: dict[HostRoute, None] = {}
+        self._timers: list[tuple[float, int, Neighbor | _Pending | _Probe]] = []
+        self._serial = itertools.count()
+        self._effects: list[AddRoute | MoveRoute | RemoveRoute] = []
+        self._sends: list[tuple[int, bytes]] = []
+        self._events: list[Event] = []
+        self._plain_flags = 0
+
+    # -- configuration -----------------------------------------------------------------------------
+
+    def configure(self, bound: Bound, rules: RuleTable, now: float) -> Outcome:
+        """Take over the ports and rules of `bound`.  Hosts whose port stays and whom the rules still allow
+        are kept; for the others the outcome removes the routes."""
+        before = self._bound
+        group = bound.group
+        self._bound = bound
+        self._rules = rules
+        fresh = before is None or before.group.limits != group.limits
+        attached: dict[int, _Attached] = {}
+        for port in bound.ports:
+            old = self._ports.get(port.ifindex)
+            this = _Attached(port, group.limits.resolutions, now)
+            if old is not None:
+                this.counts = old.counts
+                if not fresh:
+                    this.bucket = old.bucket
+            attached[port.ifindex] = this
+        self._ports = attached
+        everywhere = frozenset(attached)
+        ups = frozenset(index for index, this in attached.items() if this.upstream)
+        for index, this in attached.items():
+            this.reaches = (ups if group.isolate and not this.upstream else everywhere) - {index}
+        self._uplink = next((attached[index] for index in ups), None)
+        self._macs = frozenset(port.mac for port in bound.ports if port.mac is not None)
+        own: dict[bytes, set[int]] = {}
+        for port in bound.ports:
+            for address in port.addresses:
+                own.setdefault(address, set()).add(port.ifindex)
+        self._own = own
+        uplink = self._uplink
+        self._upstream_on_link = Prefixes((prefix, 1) for prefix in (uplink.port.on_link if uplink else ()))
+        behind: list[tuple[Network, int]] = [
+            (prefix, port.ifindex) for port in bound.ports for prefix in port.prefixes
+        ]
+        self._behind = Prefixes(behind)
+        if fresh:
+            self._route_bucket = _Bucket(group.limits.route_changes, now)
+            self._sources.clear()
+        self._plain_flags = self._flags(router=False)
+        self._recheck(rules_changed=before is None or before.group != group or before.live != bound.live)
+        return self._outcome(Verdict.HEARD)
+
+    def _recheck(self, *, rules_changed: bool) -> None:
+        """Drop what no longer fits the ports and rules, and set the rest right."""
+        for entry in list(self._by_address.values()):
+            if entry.ifindex not in self._ports or entry.address in self._own:
+                self._drop(entry)
+            elif rules_changed:
+                if self._refusal(self._ports[entry.ifindex], entry.address) is not None:
+                    self._drop(entry)
+                else:
+                    self._rerule(entry)
+        for pending in list(self._pending.values()):
+            rule = self._rules.lookup(pending.target)
+            candidate = pending.candidate
+            if rule is None or not rule.allow or (candidate and candidate.port.ifindex not in self._ports):
+                del self._pending[pending.target]
+                pending.due = math.inf
+                continue
+            pending.rule = rule
+            pending.asked &= self._ports.keys()
+            pending.askers = [asker for asker in pending.askers if asker.ifindex in self._ports]
+            if candidate:
+                pending.candidate = candidate._replace(port=self._ports[candidate.port.ifindex])
+        for probe in list(self._probes.values()):
+            if probe.ifindex not in self._ports:
+                del self._probes[probe.target]
+
+    def _rerule(self, entry: Neighbor) -> None:
+        wanted = self._route_for(entry.address, entry.ifindex)
+        if wanted != entry.route:
+            if entry.route is not None:
+                self._routes.pop(entry.route, None)
+                self._effects.append(RemoveRoute(entry.route))
+            entry.route = wanted
+            entry.route_state = RouteState.NONE if wanted is None else RouteState.MISSING
+        self._set_ready(entry)
+
+    # -- frames --------------------------------------------------------------------------------------
+
+    def receive(self, ifindex: int, frame: bytes, now: float) -> Outcome:
+        """Decide on a frame that came in on `ifindex`, or that the host's own stack sent there, at the
+        monotonic time `now`."""
+        port = self._ports.get(ifindex)
+        if port is None:
+            return Outcome(Verdict.NOWHERE)
+        # The common case, a plain solicitation for a host known to be there, without a second look: the
+        # same checks as below, on the bytes themselves.
+        if (
+            frame[22:32] == _PLAIN
+            and len(frame) == _PLAIN_LENGTH
+            and frame[64:66] == _SOLICITATION
+            and (asker := port.correspondents.get(frame[32:48] + frame[88:96])) is not None
+            and (frame[0] & 1 or (int.from_bytes(frame[32:96], "big") + 90) % 0xFFFF == 0)
+        ):
+            target = frame[72:88]
+            entry = self._by_address.get(target)
+            neighbor = asker.neighbor
+            if neighbor is None or neighbor.ifindex == ifindex:
+                if entry is None:
+                    if port.upstream and self._instant(target):
+                        flags = self._plain_flags
+                    else:
+                        return self._look(port, frame, now)
+                elif now < entry.ready and entry.ifindex in port.reaches:
+                    flags = entry.flags
+                else:
+                    return self._look(port, frame, now)
+                if neighbor is not None:
+                    neighbor.heard = now
+                port.counts[0] += 1
+                sends = ((ifindex, asker.frame(target, flags)),)
+                return _tuple_new(Outcome, (Verdict.ANSWERED, (), sends, ()))
+        return self._look(port, frame, now)
+
+    def _instant(self, target: bytes) -> bool:
+        """Whether an unknown target is answered for at once (`always`), and nothing else is to be done."""
+        rule = self._rules.lookup(target)
+        return (
+            rule is not None
+            and rule.answer is Answer.ALWAYS
+            and rule.allow
+            and rule.shadowed is False
+            and not rule.particular
+            and target not in self._own
+        )
+
+    def _look(self, port: _Attached, frame: bytes, now: float) -> Outcome:
+        message: Message | Verdict
+        if len(frame) <= ndp.IPV6:
+            # The socket's filter cuts frames from outside that bear our own address down to the header.
+            message = Verdict.OWN_FRAME
+        else:
+            message = ndp.parse(frame)
+        verdict = message if isinstance(message, Verdict) else self._message(port, message, now)
+        port.counts[verdict] += 1
+        return self._outcome(verdict)
+
+    def _message(self, port: _Attached, message: Message, now: float) -> Verdict:
+        if message.ether_source == port.mac:
+            return self._host_asks(port, message, now)
+        if message.ether_source in self._macs or message.link_layer in self._macs:
+            return Verdict.OWN_FRAME
+        if message.type == ndp.SOLICITATION:
+            if message.source == ndp.UNSPECIFIED:
+                return self._dad_probe(port, message, now)
+            return self._solicitation(port, message, now)
+        if message.type == ndp.ADVERTISEMENT:
+            return self._advertisement(port, message, now)
+        return Verdict.NOT_HANDLED
+
+    # -- solicitations -------------------------------------------------------------------------------
+
+    def _solicitation(self, port: _Attached, message: Message, now: float) -> Verdict:
+        source, target = message.source, message.target
+        if source in self._own:
+            return self._refuse_claim(port, source, message.ether_source, "the proxy's own address")
+        if message.link_layer and not _link_local(source):
+            seen = self._sighted(_Sighting(port, source, message.link_layer), now)
+            if seen is Verdict.CLAIM:
+                return seen
+        decision = self._judge(port, target, source, now)
+        known = self._by_address.get(source)
+        if known is not None and known.ifindex != port.ifindex:
+            known = None
+        # RFC 4861 section 7.2.4 would have an asker without the option resolved first; what that finds
+        # out is where the frame came from.
+        mac = message.link_layer or (known.mac if known else message.ether_source)
+        asker = _Asker(port.ifindex, source, mac)
+        if decision.verdict is Verdict.RESOLVING:
+            assert decision.rule is not None  # noqa: S101 - _judge gives the rule with this verdict
+            return self._resolve(port, target, decision.rule, message.ether_source, now, asker=asker)
+        if decision.verdict is not Verdict.ANSWERED:
+            return decision.verdict
+        entry = decision.entry
+        if entry is not None:
+            if not self._route_in_place(entry, now):
+                return Verdict.ROUTE_LIMIT
+            if now >= entry.reachable and not entry.probes and entry.claim is None:
+                self._send_probe(entry, now)
+            flags = entry.flags
+        else:
+            flags = self._flags(router=decision.router)
+            rule = decision.rule
+            if rule is not None and rule.answer is Answer.ALWAYS and self._shadowed(rule, target, port):
+                self._resolve_behind(port, target, rule, message.ether_source, now)
+        self._reply(port, asker, target, flags)
+        if message.link_layer and (_link_local(source) or (known is not None and known.mac == mac)):
+            self._remember(port, asker, known)
+        return Verdict.ANSWERED
+
+    def _judge(
+        self,
+        port: _Attached,
+        target: bytes,
+        asker: bytes | None,
+        now: float,
+        tell: Callable[[str], None] | None = None,
+    ) -> _Decision:
+        """How a solicitation for `target` on `port` is decided.  ``asker`` None stands for a solicitation
+        that no `askers` list is held against; `tell` is told each step in words."""
+        say = tell or _silent
+        if _link_local(target):
+            say("link-local targets are not proxied in mode route: each link keeps its own")
+            return _Decision(Verdict.LINK_LOCAL)
+        if homes := self._own.get(target):
+            if port.ifindex in homes:
+                say(f"an address of this host on {port.port.name}: the kernel answers")
+                return _Decision(Verdict.OWN_ADDRESS)
+            say("an address of this host on another port of the group: answered")
+            return self._sayable(port, say, _Decision(Verdict.ANSWERED, router=True))
+        rule = self._rules.lookup(target)
+        if rule is None:
+            say("no rule allows it")
+            return _Decision(Verdict.NO_RULE)
+        say(f"rule: {rule}, answer {rule.answer}")
+        if not rule.allow:
+            say("the rule denies it")
+            return _Decision(Verdict.DENIED, rule=rule)
+        if asker is not None and not rule.admits(asker):
+            say(f"askers: {_text(asker)} is not among those whose solicitations are answered")
+            return _Decision(Verdict.ASKER_REFUSED, rule=rule)
+        entry = self._by_address.get(target)
+        if entry is not None:
+            return self._judge_known(port, entry, rule, say)
+        say("no host with this address is known")
+        if rule.answer is Answer.ROUTED:
+            return self._judge_routed(port, target, rule, say)
+        if rule.answer is Answer.ALWAYS and port.upstream:
+            say("answer always: answered at once, whether the host is there or not")
+            return self._sayable(port, say, _Decision(Verdict.ANSWERED, rule=rule))
+        if target in self._nobody and now < self._nobody[target]:
+            say(
+                f"asked for lately and nobody answered: not asked again for {self._nobody[target] - now:.1f} s"
+            )
+            return _Decision(Verdict.NOBODY, rule=rule)
+        asked = self._askable(port, rule)
+        if not asked:
+            if rule.ports is not None and not rule.ports - {port.ifindex}:
+                say(f"no port that the rule names ({', '.join(rule.rule.downstream)}) is usable")
+            else:
+                say("no other port of the group on which it could be asked for")
+            return _Decision(Verdict.NOWHERE, rule=rule)
+        say(f"would be asked for on {', '.join(this.port.name for this in asked)}")
+        return _Decision(Verdict.RESOLVING, rule=rule)
+
+    def _judge_known(
+        self, port: _Attached, entry: Neighbor, rule: CompiledRule, say: Callable[[str], None]
+    ) -> _Decision:
+        home = self._ports[entry.ifindex]
+        say(f"known on {home.port.name} with link-layer address {_mac_text(entry.mac)}")
+        if home is port:
+            say("it lives on the very port that asks and answers for itself")
+            return _Decision(Verdict.SAME_PORT, entry, rule)
+        if entry.ifindex not in port.reaches:
+            say("isolate: downstreams are not proxied to each other")
+            return _Decision(Verdict.ISOLATED, entry, rule)
+        if entry.route_state is RouteState.FAILED:
+            say("the kernel refuses its host route; tried again at the next solicitation")
+        return self._sayable(port, say, _Decision(Verdict.ANSWERED, entry, rule))
+
+    def _judge_routed(
+        self, port: _Attached, target: bytes, rule: CompiledRule, say: Callable[[str], None]
+    ) -> _Decision:
+        routes = self._group.routes
+        out = self._ports.get(self._kernel.route(target, 254 if routes is None else routes.table))
+        if out is None:
+            say("answer routed: the kernel has no route for it by a port of the group")
+            return _Decision(Verdict.NO_ROUTE, rule=rule)
+        say(f"answer routed: the kernel's route for it leaves by {out.port.name}")
+        if out is port:
+            say("that is the port that asks")
+            return _Decision(Verdict.SAME_PORT, rule=rule)
+        if rule.ports is not None and out.ifindex not in rule.ports:
+            say("the rule ties its hosts to other ports")
+            return _Decision(Verdict.WRONG_PORT, rule=rule)
+        if out.ifindex not in port.reaches:
+            say("isolate: downstreams are not proxied to each other")
+            return _Decision(Verdict.ISOLATED, rule=rule)
+        return self._sayable(port, say, _Decision(Verdict.ANSWERED, rule=rule))
+
+    def _sayable(self, port: _Attached, say: Callable[[str], None], decision: _Decision) -> _Decision:
+        if port.port.source is None or port.mac is None:
+            say(f"{port.port.name} has no address to answer from")
+            return decision._replace(verdict=Verdict.NO_SOURCE)
+        return decision
+
+    def _askable(self, port: _Attached | None, rule: CompiledRule) -> list[_Attached]:
+        """The ports on which a target of `rule` may live and can be asked for, on behalf of `port`, or of
+        the host itself where that is None."""
+        return [
+            this
+            for index, this in self._ports.items()
+            if (port is None or index in port.reaches)
+            and (rule.ports is None or index in rule.ports)
+            and this.mac is not None
+            and this.port.source is not None
+        ]
+
+    def _shadowed(self, rule: CompiledRule, target: bytes, port: _Attached) -> bool:
+        if rule.shadowed is not None:
+            return rule.shadowed
+        return self._behind.get(target) in (0, port.ifindex)
+
+    def _resolve_behind(
+        self, port: _Attached, target: bytes, rule: CompiledRule, ether_source: bytes, now: float
+    ) -> None:
+        """Look for a target that was answered for already, so that its host route appears."""
+        if self._nobody.get(target, 0) <= now and self._askable(port, rule):
+            self._resolve(port, target, rule, ether_source, now)
+
+    def _resolve(
+        self,
+        port: _Attached,
+        target: bytes,
+        rule: CompiledRule,
+        ether_source: bytes,
+        now: float,
+        asker: _Asker | None = None,
+    ) -> Verdict:
+        """Ask for `target` on the other ports, or join those who wait for it; without `asker` it is wanted
+        for its route alone."""
+        pending = self._pending.get(target)
+        if pending is None:
+            if len(self._pending) + len(self._probes) >= self._group.limits.pending:
+                return Verdict.PENDING_FULL
+            if (limit := self._over_limit(port, ether_source, now)) is not None:
+                return limit
+            pending = self._pending[target] = _Pending(target, rule)
+            pending.settle_at = now + _UPSTREAM_HEAD_START
+        if asker is None:
+            pending.wanted = True
+        elif asker not in pending.askers and len(pending.askers) < _ASKERS_PER_TARGET:
+            pending.askers.append(asker)
+        ports = self._askable(port, rule)
+        uplink = self._uplink
+        if uplink is not None and self._upstream_on_link.get(target) and rule.ports is None:
+            # Whoever answers on a downstream for an address of the upstream's own link is believed only
+            # when the upstream, asked at the same time, has no owner for it.
+            pending.checked = True
+            if uplink not in ports:
+                ports.append(uplink)
+        self._ask(pending, ports)
+        if pending.tries == 0:
+            pending.tries = 1
+            self._schedule(pending, now + self._group.timers.retransmit)
+        elif pending.candidate is not None:
+            self._hasten(pending, now)
+        return Verdict.RESOLVING
+
+    def _ask(self, pending: _Pending, ports: list[_Attached]) -> None:
+        for this in ports:
+            if this.ifindex not in pending.asked and this.port.source is not None and this.mac is not None:
+                pending.asked.add(this.ifindex)
+                frame = ndp.solicitation(this.mac, this.port.source, pending.target)
+                self._sends.append((this.ifindex, frame))
+
+    def _host_asks(self, port: _Attached, message: Message, now: float) -> Verdict:
+        """The host's own stack looks for somebody: help it as if Portier had asked."""
+        target = message.target
+        if (
+            message.type != ndp.SOLICITATION
+            or message.source == ndp.UNSPECIFIED
+            or message.destination[0] != 0xFF
+            or _link_local(target)
+            or target in self._own
+        ):
+            return Verdict.NOT_HANDLED
+        decision = self._judge(port, target, None, now)
+        entry = decision.entry
+        if entry is not None and entry.ifindex != port.ifindex:
+            return Verdict.HEARD if self._route_in_place(entry, now, again=True) else Verdict.ROUTE_LIMIT
+        rule = decision.rule
+        if rule is None or not rule.allow or entry is not None:
+            return decision.verdict
+        if target in self._nobody and now < self._nobody[target]:
+            return Verdict.NOBODY
+        if not self._askable(port, rule):
+            return Verdict.NOWHERE
+        return self._resolve(port, target, rule, message.ether_source, now)
+
+    def ask(self, target: bytes, now: float) -> Outcome:
+        """Look for `target` on all ports, for one who wants to know (`explain`)."""
+        rule = self._rules.lookup(target)
+        uplink = self._uplink or next(iter(self._ports.values()), None)
+        if rule is None or not rule.allow or uplink is None or target in self._by_address:
+            return Outcome(Verdict.NOT_HANDLED)
+        return self._outcome(self._resolve(uplink, target, rule, b"", now))
+
+    # -- advertisements and other sightings ------------------------------------------------------------
+
+    def _advertisement(self, port: _Attached, message: Message, now: float) -> Verdict:
+        target = message.target
+        if _link_local(target):
+            return Verdict.NOT_HANDLED
+        if target in self._own:
+            return self._refuse_claim(port, target, message.ether_source, "the proxy's own address")
+        sighting = _Sighting(
+            port,
+            target,
+            message.link_layer or message.ether_source,
+            solicited=bool(message.flags & ndp.S_FLAG),
+            override=bool(message.flags & ndp.O_FLAG),
+            router=bool(message.flags & ndp.R_FLAG),
+        )
+        self._object(sighting)
+        return self._sighted(sighting, now)
+
+    def _sighted(self, seen: _Sighting, now: float) -> Verdict:
+        """An address was seen on a port: learn it, refresh it, or find out who has it."""
+        port, address, mac = seen.port, seen.address, seen.mac
+        if (refusal := self._refusal(port, address)) is not None:
+            return refusal
+        entry = self._by_address.get(address)
+        if entry is not None and entry.ifindex == port.ifindex and entry.mac == mac:
+            self._refresh(entry, seen, now)
+            return Verdict.HEARD
+        if not port.upstream and self._bound is not None and address in self._bound.next_hops:
+            return self._refuse_claim(port, address, mac, "the next hop of a route")
+        if entry is None:
+            return self._newcomer(seen, now)
+        if entry.mac == mac:
+            self._move(entry, port, mac, now)
+            self._refresh(entry, seen, now)
+            return Verdict.HEARD
+        return self._contest(entry, seen, now, dad=False)
+
+    def _refusal(self, port: _Attached, address: bytes) -> Verdict | None:
+        """Why `address` may not live on `port` by the rules."""
+        rule = self._rules.lookup(address)
+        if rule is None or _link_local(address):
+            return Verdict.NO_RULE
+        if not rule.allow:
+            return Verdict.DENIED
+        if rule.ports is not None and port.ifindex not in rule.ports:
+            return Verdict.WRONG_PORT
+        return None
+
+    def _newcomer(self, seen: _Sighting, now: float) -> Verdict:
+        port, address = seen.port, seen.address
+        pending = self._pending.get(address)
+        if pending is None:
+            if (limit := self._over_limit(port, seen.mac, now)) is not None:
+                return limit
+            if port.upstream or not self._needs_check(port, address):
+                self._learn(seen, now)
+                return Verdict.HEARD
+            if len(self._pending) + len(self._probes) >= self._group.limits.pending:
+                return Verdict.PENDING_FULL
+            return self._check_claim(seen, now)
+        if port.upstream or not pending.checked:
+            candidate = pending.candidate
+            if candidate is not None and candidate.port is not port:
+                if candidate.override and not seen.override:
+                    return Verdict.HEARD  # another proxy's answer; the host itself has spoken
+                self._tell_claim(candidate, port)
+            self._settle(pending, seen, now)
+            return Verdict.HEARD
+        candidate = pending.candidate
+        if candidate is None or (candidate.port is port and candidate.mac == seen.mac):
+            pending.candidate = seen
+            pending.proven = pending.proven or seen.solicited
+            self._hasten(pending, now)
+            return Verdict.HEARD
+        self._event(
+            EventKind.CONFLICT,
+            f"{_text(address)} is on {candidate.port.port.name} with {_mac_text(candidate.mac)}, "
+            f"and {_mac_text(seen.mac)} on {port.port.name} says that it has it too",
+            port,
+            address,
+        )
+        return Verdict.CONFLICT
+
+    def _needs_check(self, port: _Attached, address: bytes) -> bool:
+        uplink = self._uplink
+        if uplink is not None and uplink.port.source is not None and self._upstream_on_link.get(address):
+            return True
+        return self._held_elsewhere(port, address)
+
+    def _held_elsewhere(self, port: _Attached, address: bytes) -> bool:
+        held = self._kernel.neighbor(address)
+        return held != port.ifindex and held in self._ports
+
+    def _check_claim(self, seen: _Sighting, now: float) -> Verdict:
+        """Somebody downstream says, unasked, that he has an address that may be another's: ask the others
+        by multicast and himself by unicast, all at the same time."""
+        rule = self._rules.lookup(seen.address)
+        assert rule is not None  # noqa: S101 - _refusal found it allowed
+        pending = self._pending[seen.address] = _Pending(seen.address, rule)
+        pending.checked = True
+        pending.candidate = seen
+        pending.tries = 1
+        head_start = _UPSTREAM_HEAD_START
+        if self._held_elsewhere(seen.port, seen.address):
+            head_start = _CONTEST_PROBES * _CONTEST_INTERVAL
+        pending.settle_at = now + head_start
+        pending.asked.add(seen.port.ifindex)
+        self._ask(pending, [this for this in self._ports.values() if this.upstream or head_start > 0.1])
+        self._unicast(seen.port, seen.address, seen.mac)
+        self._schedule(pending, now + self._group.timers.retransmit)
+        return Verdict.HEARD
+
+    def _hasten(self, pending: _Pending, now: float) -> None:
+        """A candidate that proved itself is believed as soon as the others had their chance, if somebody
+        waits for it."""
+        if pending.proven and (pending.askers or pending.wanted):
+            self._schedule(pending, max(now, pending.settle_at))
+
+    def _settle(self, pending: _Pending, seen: _Sighting, now: float) -> None:
+        """It is known now where a target lives: learn it and answer those who wait."""
+        del self._pending[pending.target]
+        pending.due = math.inf
+        entry = self._learn(seen, now)
+        if pending.checked and not seen.port.upstream:
+            entry.verify_until = now + self._group.timers.retransmit
+        if entry.route_state is RouteState.MISSING and not self._route_asked(entry):
+            return  # over the limit of route changes: no answer without the route
+        for asker in pending.askers:
+            port = self._ports.get(asker.ifindex)
+            if port is not None and seen.port.ifindex in port.reaches:
+                self._reply(port, asker, pending.target, entry.flags)
+
+    def _route_asked(self, entry: Neighbor) -> bool:
+        return any(
+            isinstance(effect, AddRoute | MoveRoute) and effect.route == entry.route
+            for effect in self._effects
+        )
+
+    def _learn(self, seen: _Sighting, now: float) -> Neighbor:
+        port = seen.port
+        for evicted in self._table.make_room(port.ifindex, seen.mac, self._group.limits):
+            self._event(
+                EventKind.LIMIT,
+                f"{_text(evicted.address)} on {self._ports[evicted.ifindex].port.name} is forgotten, "
+                f"to make room for {_text(seen.address)}: the table or a share of it is full",
+                self._ports[evicted.ifindex],
+                evicted.address,
+            )
+            self._drop(evicted)
+        entry = Neighbor(seen.address, port.ifindex, seen.mac, now)
+        self._table.add(entry)
+        self._want_route(entry, now)
+        self._refresh(entry, seen, now)
+        self._schedule(entry, now + self._group.timers.forget)
+        self._event(
+            EventKind.LEARNED,
+            f"{_text(seen.address)} is on {port.port.name} with {_mac_text(seen.mac)}",
+            port,
+            seen.address,
+        )
+        return entry
+
+    def _refresh(self, entry: Neighbor, seen: _Sighting, now: float) -> None:
+        """A known host was heard where it is known to be."""
+        entry.heard = now
+        self._nobody.pop(entry.address, None)
+        if seen.override is not None:
+            entry.override = seen.override
+            entry.router = bool(seen.router)
+        if seen.solicited:
+            # Only an advertisement that was asked for proves that the host hears us too (RFC 4861
+            # section 7.3.1).
+            entry.reachable = now + self._group.timers.reachable
+            self._table.confirm(entry)
+            if entry.claim is not None:
+                self._claim_fails(entry)
+        if entry.claim is None:
+            entry.probes = 0
+            entry.due = max(entry.due, now + self._group.timers.forget)
+        self._set_ready(entry)
+
+    def _contest(self, entry: Neighbor, seen: _Sighting, now: float, *, dad: bool) -> Verdict:
+        """Another link-layer address says that it has a known host's address."""
+        port = seen.port
+        if (
+            # Asked at the same time as the downstream, the owner upstream wins.
+            (port.upstream and seen.override and now < entry.verify_until)
+            # A host that answers for itself comes before a proxy that answers for it.
+            or (seen.solicited and seen.override and entry.override is False)
+        ):
+            if entry.ifindex in self._ports and port.upstream:
+                self._tell_claim(_Sighting(self._ports[entry.ifindex], entry.address, entry.mac), port)
+            self._move(entry, port, seen.mac, now)
+            self._refresh(entry, seen, now)
+            return Verdict.HEARD
+        if entry.claim is None:
+            if (limit := self._over_limit(port, seen.mac, now)) is not None:
+                return limit
+            entry.claim = Claim(port.ifindex, seen.mac, dad=dad)
+            entry.probes = 0
+            self._set_ready(entry)
+            self._send_probe(entry, now)
+        return Verdict.CONFLICT
+
+    def _claim_fails(self, entry: Neighbor) -> None:
+        """The owner answered: it keeps the address, and one who was probing for it is told."""
+        claim = entry.claim
+        entry.claim = None
+        port = self._ports.get(claim.ifindex) if claim else None
+        if claim is None or port is None:
+            return
+        home = self._ports[entry.ifindex]
+        if claim.dad and home is not port:
+            self._defend(port, entry.address, entry.router)
+        self._event(
+            EventKind.CONFLICT,
+            f"{_text(entry.address)} is on {home.port.name} with {_mac_text(entry.mac)} and stays there; "
+            f"{_mac_text(claim.mac)} on {port.port.name} wanted it",
+            port,
+            entry.address,
+        )
+
+    def _move(self, entry: Neighbor, port: _Attached, mac: bytes, now: float) -> None:
+        """A host lives somewhere else now."""
+        old = self._ports.get(entry.ifindex)
+        was = _mac_text(entry.mac)
+        self._table.place(entry, port.ifindex, mac)
+        entry.claim = None
+        entry.probes = 0
+        entry.reachable = 0.0
+        entry.heard = now
+        entry.due = max(entry.due, now + self._group.timers.forget)
+        self._want_route(entry, now)
+        self._set_ready(entry)
+        if old is None:
+            return
+        if old is not port and port.ifindex in old.reaches and old.port.source and old.mac:
+            # Neighbors there still have its own link-layer address, and a Linux one corrects an entry for
+            # nothing less than O=1.
+            flags = ndp.O_FLAG | (ndp.R_FLAG if self._shows_router(entry.router) else 0)
+            frame = ndp.advertisement(
+                ndp.ALL_NODES_MAC,
+                old.mac,
+                old.port.source,
+                ndp.ALL_NODES,
+                entry.address,
+                flags,
+                self._link_layer(old.mac),
+            )
+            self._sends.append((old.ifindex, frame))
+        where = f"moved from {old.port.name} to {port.port.name}" if old is not port else "has another device"
+        self._event(
+            EventKind.MOVED,
+            f"{_text(entry.address)} {where}: {was} is {_mac_text(mac)} now"
+            if was != _mac_text(mac)
+            else f"{_text(entry.address)} {where}",
+            port,
+            entry.address,
+        )
+
+    def _refuse_claim(self, port: _Attached, address: bytes, mac: bytes, what: str) -> Verdict:
+        self._event(
+            EventKind.CLAIM,
+            f"{_mac_text(mac)} on {port.port.name} claims {_text(address)}, {what}; refused",
+            port,
+            address,
+        )
+        return Verdict.CLAIM
+
+    def _tell_claim(self, claimant: _Sighting, owner: _Attached) -> None:
+        self._refuse_claim(
+            claimant.port, claimant.address, claimant.mac, f"which has an owner on {owner.port.name}"
+        )
+
+    # -- duplicate address detection -------------------------------------------------------------------
+
+    def _dad_probe(self, port: _Attached, message: Message, now: float) -> Verdict:
+        target, mac = message.target, message.ether_source
+        key = (target, message.nonce)
+        relayed = self._relayed.get(key)
+        if relayed is not None and now < relayed[0] and port.ifindex in relayed[1]:
+            self._event(
+                EventKind.LOOP,
+                f"a probe for {_text(target)} that was relayed to {port.port.name} came back from there, "
+                f"sent by {_mac_text(mac)}: another proxy, or a loop",
+                port,
+                target,
+            )
+            return Verdict.LOOP
+        if _link_local(target):
+            return Verdict.LINK_LOCAL
+        if homes := self._own.get(target):
+            if port.ifindex in homes:
+                return Verdict.OWN_ADDRESS
+            return self._defend(port, target, router=True)
+        rule = self._rules.lookup(target)
+        if rule is None:
+            return Verdict.NO_RULE
+        if not rule.allow:
+            return Verdict.DENIED
+        entry = self._by_address.get(target)
+        if entry is not None and entry.mac == mac:
+            # The host itself, new on this port or coming up again: never told that its address is taken.
+            entry.heard = now
+            if entry.ifindex != port.ifindex and self._refusal(port, target) is None:
+                if not port.upstream and self._bound is not None and target in self._bound.next_hops:
+                    return self._refuse_claim(port, target, mac, "the next hop of a route")
+                self._move(entry, port, mac, now)
+            return Verdict.OWN_PROBE
+        if (limit := self._over_limit(port, mac, now)) is not None:
+            return limit
+        if entry is None and rule.answer is Answer.ROUTED:
+            if self._judge_routed(port, target, rule, _silent).verdict is Verdict.ANSWERED:
+                return self._defend(port, target, router=False)
+        self._relay_probe(port, target, message.nonce, now)
+        if entry is None:
+            return self._await_objection(port, target, mac, now)
+        if entry.ifindex == port.ifindex:
+            return Verdict.SAME_PORT  # the owner hears the probe itself
+        if now < entry.reachable:
+            self._contest(entry, _Sighting(port, target, mac), now, dad=False)
+            return self._defend(port, target, entry.router)
+        self._contest(entry, _Sighting(port, target, mac), now, dad=True)
+        return Verdict.RELAYED
+
+    def _relay_probe(self, port: _Attached, target: bytes, nonce: bytes, now: float) -> None:
+        ports = [
+            this for index, this in self._ports.items() if index in port.reaches and this.mac is not None
+        ]
+        self._purge_relayed(now)
+        self._relayed[(target, nonce)] = (
+            now + self._group.timers.retransmit,
+            frozenset(this.ifindex for this in ports),
+        )
+        for this in ports:
+            if this.mac is not None:
+                self._sends.append((this.ifindex, ndp.dad_probe(this.mac, target, nonce)))
+
+    def _await_objection(self, port: _Attached, target: bytes, mac: bytes, now: float) -> Verdict:
+        earlier = self._probes.get(target)
+        if earlier is not None:
+            if earlier.mac != mac:
+                # Two hosts want one address at the same time: nobody is learned (RFC 4862 section 5.4.3).
+                del self._probes[target]
+                earlier.due = math.inf
+            return Verdict.RELAYED
+        if len(self._pending) + len(self._probes) >= self._group.limits.pending:
+            return Verdict.PENDING_FULL
+        if self._refusal(port, target) is None:
+            probe = self._probes[target] = _Probe(target, port.ifindex, mac)
+            self._schedule(probe, now + self._group.timers.retransmit)
+        return Verdict.RELAYED
+
+    def _object(self, seen: _Sighting) -> None:
+        """An advertisement for an address that somebody probes for: pass it on."""
+        probe = self._probes.get(seen.address)
+        if probe is None or (probe.ifindex == seen.port.ifindex and probe.mac == seen.mac):
+            return
+        del self._probes[seen.address]
+        probe.due = math.inf
+        port = self._ports.get(probe.ifindex)
+        if port is not None and port is not seen.port:
+            self._defend(port, seen.address, bool(seen.router))
+
+    def _defend(self, port: _Attached, target: bytes, router: bool) -> Verdict:
+        """Tell all nodes on `port` that the address is taken (RFC 4861 section 7.2.4: S=0 to all-nodes),
+        at once: the one who probes waits for a second only."""
+        if port.port.source is None or port.mac is None:
+            return Verdict.NO_SOURCE
+        flags = self._flags(router=router) & ~ndp.S_FLAG
+        source = target if self._group.advertisement.source is Source.TARGET else port.port.source
+        frame = ndp.advertisement(
+            ndp.ALL_NODES_MAC, port.mac, source, ndp.ALL_NODES, target, flags, self._link_layer(port.mac)
+        )
+        self._sends.append((port.ifindex, frame))
+        return Verdict.DEFENDED
+
+    # -- time ------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> Outcome:
+        """Do what is due at the monotonic time `now`: retransmit, give up, probe, forget."""
+        timers = self._timers
+        for _ in range(_TICK_BATCH):
+            if not timers or timers[0][0] > now:
+                break
+            when, _, item = heapq.heappop(timers)
+            if when != item.queued:
+                continue  # brought up earlier, by another entry of the heap
+            item.queued, item.backstop = item.backstop, math.inf
+            if item.due > now:
+                if item.due < math.inf:
+                    self._schedule(item, item.due)
+            elif isinstance(item, Neighbor):
+                if item.ifindex:
+                    self._neighbor_due(item, now)
+            elif isinstance(item, _Pending):
+                self._pending_due(item, now)
+            else:
+                self._probe_due(item, now)
+        self.deadline = timers[0][0] if timers else math.inf
+        return self._outcome(Verdict.HEARD)
+
+    def _schedule(self, item: Neighbor | _Pending | _Probe, due: float) -> None:
+        """Bring `item` up at `due`.  An entry of the heap that is there already, for later, serves again
+        once this one is done."""
+        item.due = due
+        if due < item.queued:
+            if item.queued < item.backstop:
+                item.backstop = item.queued
+            item.queued = due
+            heapq.heappush(self._timers, (due, next(self._serial), item))
+            self.deadline = min(self.deadline, due)
+
+    def _neighbor_due(self, entry: Neighbor, now: float) -> None:
+        timers = self._group.timers
+        if (claim := entry.claim) is not None:
+            if entry.probes < _CONTEST_PROBES:
+                self._send_probe(entry, now)
+                return
+            port = self._ports.get(claim.ifindex)
+            if port is None:
+                entry.claim = None
+                self._schedule(entry, now + timers.forget)
+                self._set_ready(entry)
+                return
+            self._move(entry, port, claim.mac, now)
+            self._schedule(entry, entry.due)
+        elif entry.probes:
+            if entry.probes >= timers.retries:
+                home = self._ports[entry.ifindex]
+                self._event(
+                    EventKind.LOST,
+                    f"{_text(entry.address)} on {home.port.name} does not answer any more",
+                    home,
+                    entry.address,
+                )
+                self._drop(entry)
+            else:
+                self._send_probe(entry, now)
+        elif now - entry.heard >= timers.forget:
+            self._send_probe(entry, now)
+        else:
+            self._schedule(entry, entry.heard + timers.forget)
+
+    def _send_probe(self, entry: Neighbor, now: float) -> None:
+        """Ask a known host, by unicast, whether it is still there (RFC 4861 section 7.3.3)."""
+        interval = _CONTEST_INTERVAL if entry.claim is not None else self._group.timers.retransmit
+        if self._unicast(self._ports[entry.ifindex], entry.address, entry.mac):
+            entry.probes += 1
+        self._schedule(entry, now + interval)
+
+    def _unicast(self, port: _Attached, address: bytes, mac: bytes) -> bool:
+        if port.port.source is None or port.mac is None:
+            return False
+        self._sends.append((port.ifindex, ndp.solicitation(port.mac, port.port.source, address, mac)))
+        return True
+
+    def _pending_due(self, pending: _Pending, now: float) -> None:
+        timers = self._group.timers
+        if pending.candidate is not None:
+            self._settle(pending, pending.candidate, now)
+        elif pending.tries >= timers.retries:
+            del self._pending[pending.target]
+            self._purge_nobody(now)
+            self._nobody[pending.target] = now + timers.negative
+        else:
+            pending.tries += 1
+            ports = [self._ports[index] for index in pending.asked]
+            pending.asked = set()
+            self._ask(pending, ports)
+            self._schedule(pending, now + timers.retransmit)
+
+    def _probe_due(self, probe: _Probe, now: float) -> None:
+        """Nobody objected to a DAD probe: the host has the address now (RFC 4862 section 5.4)."""
+        del self._probes[probe.target]
+        port = self._ports.get(probe.ifindex)
+        if port is not None and probe.target not in self._by_address:
+            self._sighted_unchecked(_Sighting(port, probe.target, probe.mac), now)
+
+    def _sighted_unchecked(self, seen: _Sighting, now: float) -> None:
+        if not seen.port.upstream and self._bound is not None and seen.address in self._bound.next_hops:
+            self._refuse_claim(seen.port, seen.address, seen.mac, "the next hop of a route")
+        elif self._refusal(seen.port, seen.address) is None:
+            if (pending := self._pending.get(seen.address)) is not None:
+                self._settle(pending, seen, now)
+            else:
+                self._learn(seen, now)
+
+    # -- routes ----------------------------------------------------------------------------------------
+
+    def settle(self, effect: AddRoute | MoveRoute, result: RouteResult, now: float) -> Outcome:
+        """How a route effect ended.  After `RouteResult.FAILED` the next solicitation tries again."""
+        entry = self._by_address.get(effect.route.address)
+        if entry is None or entry.route != effect.route:
+            return Outcome(Verdict.HEARD)
+        before = entry.route_state
+        if result is RouteResult.FAILED:
+            entry.route_state = RouteState.FAILED
+            self._routes.pop(effect.route, None)
+        elif result is RouteResult.FOREIGN:
+            entry.route_state = RouteState.FOREIGN
+            self._routes.pop(effect.route, None)
+        else:
+            entry.route_state = RouteState.INSTALLED
+        self._set_ready(entry)
+        if entry.route_state is not before and entry.route_state is not RouteState.INSTALLED:
+            why = "is somebody else's" if result is RouteResult.FOREIGN else "is refused by the kernel"
+            home = self._ports[entry.ifindex]
+            text = f"the host route for {_text(entry.address)} dev {home.port.name} {why}"
+            self._event(EventKind.ROUTE, text, home, entry.address)
+        return self._outcome(Verdict.HEARD)
+
+    def _route_for(self, address: bytes, ifindex: int) -> HostRoute | None:
+        routes = self._group.routes
+        if routes is None or self._ports[ifindex].upstream:
+            return None
+        return HostRoute(address, ifindex, routes.table, routes.metric, routes.protocol)
+
+    def _want_route(self, entry: Neighbor, now: float) -> None:
+        """Set the route of a host that is new, or newly somewhere."""
+        old, new = entry.route, self._route_for(entry.address, entry.ifindex)
+        if old == new:
+            return
+        had = old is not None and entry.route_state is RouteState.INSTALLED
+        entry.route = new
+        if old is not None:
+            self._routes.pop(old, None)
+        if new is None:
+            entry.route_state = RouteState.NONE
+            if old is not None and had:
+                self._effects.append(RemoveRoute(old))
+            return
+        entry.route_state = RouteState.MISSING
+        if not self._route_bucket.take(now):
+            if old is not None and had:
+                self._effects.append(RemoveRoute(old))
+            return
+        self._routes[new] = None
+        self._effects.append(MoveRoute(old, new) if old is not None and had else AddRoute(new))
+
+    def _route_in_place(self, entry: Neighbor, now: float, *, again: bool = False) -> bool:
+        """Whether the kernel has, or is being given, the route of a known host; `again` where the host's
+        own traffic shows that it went."""
+        if entry.route is None or (entry.route_state is RouteState.INSTALLED and not again):
+            return True
+        if entry.route_state is RouteState.FOREIGN:
+            return True
+        if not self._route_bucket.take(now):
+            return False
+        self._routes[entry.route] = None
+        self._effects.append(AddRoute(entry.route))
+        return True
+
+    # -- answers ---------------------------------------------------------------------------------------
+
+    def _flags(self, *, router: bool) -> int:
+        """The flags of a solicited answer.  O stays 0, so that the host's own answer wins over the proxy's
+        (RFC 4861 section 7.2.8)."""
+        flags = ndp.S_FLAG
+        if self._group.advertisement.override is Switch.ON:
+            flags |= ndp.O_FLAG
+        if self._shows_router(router):
+            flags |= ndp.R_FLAG
+        return flags
+
+    def _shows_router(self, router: bool) -> bool:
+        switch = self._group.advertisement.router
+        return router if switch is Switch.AUTO else switch is Switch.ON
+
+    def _link_layer(self, mac: bytes) -> bytes:
+        return self._group.advertisement.link_layer or mac
+
+    def _reply(self, port: _Attached, asker: _Asker, target: bytes, flags: int) -> None:
+        self._sends.append((port.ifindex, self._replies(port, asker)(target, flags)))
+
+    def _replies(self, port: _Attached, asker: _Asker) -> Callable[[bytes, int], bytes]:
+        mac, source = port.mac, port.port.source
+        assert mac is not None and source is not None  # noqa: S101, PT018 - _sayable saw to it
+        link_layer = self._link_layer(mac)
+        if self._group.advertisement.source is Source.TARGET:
+            return lambda target, flags: ndp.advertisement(
+                asker.mac, mac, target, asker.address, target, flags, link_layer
+            )
+        return ndp.Reply(asker.mac, mac, source, asker.address, link_layer).frame
+
+    def _remember(self, port: _Attached, asker: _Asker, known: Neighbor | None) -> None:
+        if len(port.correspondents) >= _ASKERS_PER_PORT:
+            port.correspondents.clear()
+        key = asker.address + b"\x01\x01" + asker.mac
+        port.correspondents[key] = _Correspondent(self._replies(port, asker), known)
+
+    def _set_ready(self, entry: Neighbor) -> None:
+        """Note until when a host is answered for without a second look, and with which flags."""
+        rule = self._rules.lookup(entry.address)
+        entry.flags = self._flags(router=entry.router)
+        settled = entry.route_state in (RouteState.NONE, RouteState.INSTALLED, RouteState.FOREIGN)
+        plain = rule is not None and not rule.particular and entry.claim is None
+        entry.ready = entry.reachable if settled and plain else 0.0
+
+    # -- bookkeeping -----------------------------------------------------------------------------------
+
+    @property
+    def _group(self) -> Group:
+        assert self._bound is not None  # noqa: S101 - configure comes first
+        return self._bound.group
+
+    def _drop(self, entry: Neighbor) -> None:
+        if entry.route is not None:
+            self._routes.pop(entry.route, None)
+            if entry.route_state is not RouteState.FOREIGN:
+                self._effects.append(RemoveRoute(entry.route))
+            entry.route = None
+        self._table.remove(entry)
+        entry.claim = None
+        entry.due = math.inf
+
+    def _over_limit(self, port: _Attached, source: bytes, now: float) -> Verdict | None:
+        """Take a token of the port and one of the source; the verdict when there is none."""
+        sources = self._sources
+        bucket = sources.pop(source, None)
+        if bucket is None:
+            if len(sources) >= _SOURCES:
+                del sources[next(iter(sources))]
+            bucket = _Bucket(self._group.limits.per_source, now)
+        sources[source] = bucket
+        if not bucket.take(now):
+            return Verdict.SOURCE_LIMIT
+        if not port.bucket.take(now):
+            return Verdict.PORT_LIMIT
+        return None
+
+    def _purge_relayed(self, now: float) -> None:
+        while self._relayed:
+            key = next(iter(self._relayed))
+            if self._relayed[key][0] > now:
+                return
+            del self._relayed[key]
+
+    def _purge_nobody(self, now: float) -> None:
+        while self._nobody:
+            address = next(iter(self._nobody))
+            if self._nobody[address] > now:
+                return
+            del self._nobody[address]
+
+    def _event(self, kind: EventKind, text: str, port: _Attached, address: bytes) -> None:
+        self._events.append(
+            Event(
+                kind=kind,
+                text=text,
+                group=self._group.name,
+                port=port.port.name,
+                address=_text(address),
+            )
+        )
+
+    def _outcome(self, verdict: Verdict) -> Outcome:
+        outcome = Outcome(verdict, tuple(self._effects), tuple(self._sends), tuple(self._events))
+        if self._effects:
+            self._effects = []
+        if self._sends:
+            self._sends = []
+        if self._events:
+            self._events = []
+        return outcome
+
+    # -- for other threads: these copy -------------------------------------------------------------------
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """How many frames ended in which verdict, by port."""
+        return {
+            this.port.name: {
+                verdict.label: this.counts[verdict] for verdict in Verdict if this.counts[verdict]
+            }
+            for this in list(self._ports.values())
+        }
+
+    def neighbors(self, now: float) -> list[NeighborInfo]:
+        """The known hosts."""
+        ports = self._ports
+        infos = []
+        for entry in list(self._by_address.values()):
+            port = ports.get(entry.ifindex)
+            if port is None:
+                continue
+            if entry.claim is not None:
+                state = "contested"
+            elif entry.probes:
+                state = "probing"
+            else:
+                state = "reachable" if now < entry.reachable else "stale"
+            infos.append(
+                NeighborInfo(
+                    entry.address,
+                    port.port.name,
+                    entry.mac,
+                    state,
+                    max(0.0, now - entry.heard),
+                    entry.route_state.value,
+                )
+            )
+        return infos
+
+    def wanted_routes(self) -> frozenset[HostRoute]:
+        """The host routes that should be in the kernel."""
+        return frozenset(self._routes.copy())
+
+    def explain(self, address: bytes, ifindex: int | None, now: float) -> Explanation:
+        """How a solicitation for `address` would be decided on port `ifindex`, or on the upstream."""
+        port = self._ports.get(ifindex) if ifindex is not None else self._uplink
+        if port is None and ifindex is None:
+            port = next(iter(self._ports.values()), None)
+        if port is None:
+            return Explanation(Verdict.NOWHERE, ("the group has no such port in use",))
+        steps = [f"a solicitation for {_text(address)} arrives on {port.port.name}"]
+        decision = self._judge(port, address, None, now, steps.append)
+        steps.append(f"verdict: {decision.verdict.label}")
+        return Explanation(decision.verdict, tuple(steps))
+
+    def table_size(self) -> int:
+        """How many hosts are known."""
+        return len(self._by_address)
+
+    def pending_size(self) -> int:
+        """How many targets are being asked for or probed for."""
+        return len(self._pending) + len(self._probes)
+
+
+def _silent(_text: str) -> None:
+    """Tell nobody."""
