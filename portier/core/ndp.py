@@ -157,7 +157,7 @@ def _options(frame: bytes, at: int, end: int) -> tuple[bytes, bytes, bytes] | No
         size = frame[at + 1] * 8
         if size == 0 or at + size > end:
             return None
-        if kind == SOURCE_LINK_LAYER or kind == TARGET_LINK_LAYER:  # noqa: PLR1714 - twice as fast
+        if kind in {SOURCE_LINK_LAYER, TARGET_LINK_LAYER}:
             address = frame[at + 2 : at + 8]
             if size != 8 or address[0] & 1 or address == b"\0\0\0\0\0\0":
                 return None

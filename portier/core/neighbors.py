@@ -25,14 +25,14 @@ class RouteState(enum.Enum):
 
 class Claim:
     """Another place that says it has a host's address, while the host is asked whether it still does.
-    ``dad`` tells a claim by a DAD probe, which is answered rather than refused."""
+    ``dad_until`` is 0, or the end of the DAD probe that the claim is made of: such a one is answered."""
 
-    __slots__ = ("dad", "ifindex", "mac")
+    __slots__ = ("dad_until", "ifindex", "mac")
 
-    def __init__(self, ifindex: int, mac: bytes, *, dad: bool) -> None:
+    def __init__(self, ifindex: int, mac: bytes, dad_until: float) -> None:
         self.ifindex = ifindex
         self.mac = mac
-        self.dad = dad
+        self.dad_until = dad_until
 
 
 class Neighbor:

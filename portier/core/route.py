@@ -398,12 +398,8 @@ class RouteEngine:
         )
 
     def _look(self, port: _Attached, frame: bytes, now: float) -> Outcome:
-        message: Message | Verdict
-        if len(frame) <= ndp.IPV6:
-            # The socket's filter cuts frames from outside that bear our own address down to the header.
-            message = Verdict.OWN_FRAME
-        else:
-            message = ndp.parse(frame)
+        # The socket's filter cuts frames from outside that bear our own address down to the header.
+        message = Verdict.OWN_FRAME if len(frame) <= ndp.IPV6 else ndp.parse(frame)
         verdict = message if isinstance(message, Verdict) else self._message(port, message, now)
         port.counts[verdict] += 1
         return self._outcome(verdict)
@@ -502,9 +498,8 @@ class RouteEngine:
             say("answer always: answered at once, whether the host is there or not")
             return self._sayable(port, say, _Decision(Verdict.ANSWERED, rule=rule))
         if target in self._nobody and now < self._nobody[target]:
-            say(
-                f"asked for lately and nobody answered: not asked again for {self._nobody[target] - now:.1f} s"
-            )
+            left = self._nobody[target] - now
+            say(f"asked for lately and nobody answered: not asked again for {left:.1f} s")
             return _Decision(Verdict.NOBODY, rule=rule)
         asked = self._askable(port, rule)
         if not asked:
@@ -643,7 +638,7 @@ class RouteEngine:
         if entry is not None and entry.ifindex != port.ifindex:
             return Verdict.HEARD if self._route_in_place(entry, now, again=True) else Verdict.ROUTE_LIMIT
         rule = decision.rule
-        if rule is None or not rule.allow or entry is not None:
+        if rule is None or not rule.allow or entry is not None or rule.answer is Answer.ROUTED:
             return decision.verdict
         if target in self._nobody and now < self._nobody[target]:
             return Verdict.NOBODY
@@ -695,7 +690,9 @@ class RouteEngine:
             self._move(entry, port, mac, now)
             self._refresh(entry, seen, now)
             return Verdict.HEARD
-        return self._contest(entry, seen, now, dad=False)
+        if entry.claim is None and (limit := self._over_limit(port, mac, now)) is not None:
+            return limit
+        return self._contest(entry, seen, now)
 
     def _refusal(self, port: _Attached, address: bytes) -> Verdict | None:
         """Why `address` may not live on `port` by the rules."""
@@ -720,6 +717,10 @@ class RouteEngine:
             if len(self._pending) + len(self._probes) >= self._group.limits.pending:
                 return Verdict.PENDING_FULL
             return self._check_claim(seen, now)
+        if not port.upstream and not pending.checked and self._held_elsewhere(port, address):
+            pending.checked = True
+            pending.settle_at = now + _CONTEST_PROBES * _CONTEST_INTERVAL
+            self._ask(pending, list(self._ports.values()))
         if port.upstream or not pending.checked:
             candidate = pending.candidate
             if candidate is not None and candidate.port is not port:
@@ -729,6 +730,11 @@ class RouteEngine:
             self._settle(pending, seen, now)
             return Verdict.HEARD
         candidate = pending.candidate
+        held = self._kernel.neighbor(address) if candidate is not None else 0
+        if candidate is not None and candidate.port is not port and held == port.ifindex:
+            self._tell_claim(candidate, port)
+            self._settle(pending, seen, now)
+            return Verdict.HEARD
         if candidate is None or (candidate.port is port and candidate.mac == seen.mac):
             pending.candidate = seen
             pending.proven = pending.proven or seen.solicited
@@ -841,8 +847,9 @@ class RouteEngine:
             entry.due = max(entry.due, now + self._group.timers.forget)
         self._set_ready(entry)
 
-    def _contest(self, entry: Neighbor, seen: _Sighting, now: float, *, dad: bool) -> Verdict:
-        """Another link-layer address says that it has a known host's address."""
+    def _contest(self, entry: Neighbor, seen: _Sighting, now: float, dad_until: float = 0.0) -> Verdict:
+        """Another link-layer address says that it has a known host's address, or probes for it until
+        `dad_until`: see whether the host is still where it was."""
         port = seen.port
         if (
             # Asked at the same time as the downstream, the owner upstream wins.
@@ -856,9 +863,7 @@ class RouteEngine:
             self._refresh(entry, seen, now)
             return Verdict.HEARD
         if entry.claim is None:
-            if (limit := self._over_limit(port, seen.mac, now)) is not None:
-                return limit
-            entry.claim = Claim(port.ifindex, seen.mac, dad=dad)
+            entry.claim = Claim(port.ifindex, seen.mac, dad_until)
             entry.probes = 0
             self._set_ready(entry)
             self._send_probe(entry, now)
@@ -872,7 +877,7 @@ class RouteEngine:
         if claim is None or port is None:
             return
         home = self._ports[entry.ifindex]
-        if claim.dad and home is not port:
+        if claim.dad_until and home is not port:
             self._defend(port, entry.address, entry.router)
         self._event(
             EventKind.CONFLICT,
@@ -971,18 +976,21 @@ class RouteEngine:
             return Verdict.OWN_PROBE
         if (limit := self._over_limit(port, mac, now)) is not None:
             return limit
-        if entry is None and rule.answer is Answer.ROUTED:
-            if self._judge_routed(port, target, rule, _silent).verdict is Verdict.ANSWERED:
-                return self._defend(port, target, router=False)
+        if (
+            entry is None
+            and rule.answer is Answer.ROUTED
+            and self._judge_routed(port, target, rule, _silent).verdict is Verdict.ANSWERED
+        ):
+            return self._defend(port, target, router=False)
         self._relay_probe(port, target, message.nonce, now)
         if entry is None:
             return self._await_objection(port, target, mac, now)
         if entry.ifindex == port.ifindex:
             return Verdict.SAME_PORT  # the owner hears the probe itself
         if now < entry.reachable:
-            self._contest(entry, _Sighting(port, target, mac), now, dad=False)
+            self._contest(entry, _Sighting(port, target, mac), now)
             return self._defend(port, target, entry.router)
-        self._contest(entry, _Sighting(port, target, mac), now, dad=True)
+        self._contest(entry, _Sighting(port, target, mac), now, now + self._group.timers.retransmit)
         return Verdict.RELAYED
 
     def _relay_probe(self, port: _Attached, target: bytes, nonce: bytes, now: float) -> None:
@@ -1067,8 +1075,7 @@ class RouteEngine:
         once this one is done."""
         item.due = due
         if due < item.queued:
-            if item.queued < item.backstop:
-                item.backstop = item.queued
+            item.backstop = min(item.backstop, item.queued)
             item.queued = due
             heapq.heappush(self._timers, (due, next(self._serial), item))
             self.deadline = min(self.deadline, due)
@@ -1078,6 +1085,9 @@ class RouteEngine:
         if (claim := entry.claim) is not None:
             if entry.probes < _CONTEST_PROBES:
                 self._send_probe(entry, now)
+                return
+            if now < claim.dad_until:
+                self._schedule(entry, claim.dad_until)
                 return
             port = self._ports.get(claim.ifindex)
             if port is None:
@@ -1150,7 +1160,7 @@ class RouteEngine:
 
     # -- routes ----------------------------------------------------------------------------------------
 
-    def settle(self, effect: AddRoute | MoveRoute, result: RouteResult, now: float) -> Outcome:
+    def settle(self, effect: AddRoute | MoveRoute, result: RouteResult) -> Outcome:
         """How a route effect ended.  After `RouteResult.FAILED` the next solicitation tries again."""
         entry = self._by_address.get(effect.route.address)
         if entry is None or entry.route != effect.route:
