@@ -1,0 +1,985 @@
+"""What should be, what is, and the ordered steps from one to the other.
+
+`desired` ties the configuration to the links that are there: which upstream is active, which interfaces
+are ports and why the others are not, which prefixes ``upstream`` stands for, which routes, policy rules
+and sysctls go with that.  `actual` is the same kind of value, of what runs and what the kernel holds of
+Portier's own making; `diff` makes steps of the difference.  Stopping is the diff to an empty state.
+
+Everything here is a function of its arguments: the time is one of them, and what must be known of
+earlier rounds is in a `Memory` that goes in and comes out.  Nothing here touches anything.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import translate
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network
+from typing import Final, NamedTuple
+
+from portier.core.model import (
+    Answer,
+    Bound,
+    Config,
+    Group,
+    HostRoute,
+    KernelRoute,
+    Link,
+    LinkAddress,
+    Live,
+    Mode,
+    Network,
+    PolicyRule,
+    Port,
+    Role,
+    Rule,
+    Snapshot,
+    State,
+    Sysctls,
+)
+
+PROTOCOL: Final = 135  # of the routes and policy rules that Portier makes: the type of a solicitation
+TAKE_BACK: Final = 10.0  # seconds for which an earlier upstream candidate must be usable to be taken back
+
+# Behind the local table (0), so that the host's own addresses are reached, and behind the l3mdev rule
+# (1000), so that a VRF's are; before the main table (32766), where the kernel would forward.
+RULE_PRIORITY: Final = 1135
+
+_LINK_LOCAL: Final = "fe80::/10"
+_CONF: Final = "net/ipv6/conf"
+FORWARDING: Final = f"{_CONF}/all/forwarding"
+FORWARDING_DEFAULT: Final = f"{_CONF}/default/forwarding"
+
+
+# -- what is known of earlier rounds ---------------------------------------------------------------
+
+
+class Recorded(NamedTuple):
+    """What the runtime dir says that Portier made or changed.  ``sysctls`` map a path to the value found
+    and the value set; ``forwarding_default`` is what net.ipv6.conf.default.forwarding is now, for only
+    the record knows whether that matters."""
+
+    routes: frozenset[HostRoute] = frozenset()
+    rules: frozenset[PolicyRule] = frozenset()
+    sysctls: Mapping[str, tuple[str, str]] = {}
+    forwarding_default: str | None = None
+
+
+_NOTHING: Final = Recorded()
+
+
+class _Facts(NamedTuple):
+    """What a group's rules say as a whole."""
+
+    live: bool  # some rule stands for the upstream's prefixes
+    unasked: bool  # some rule answers without asking the host, as a port without link-layer address needs
+    always: tuple[IPv6Network, ...]
+    ipv4: bool
+
+
+class _GroupMemory(NamedTuple):
+    group: Group
+    facts: _Facts
+    active: str | None
+    usable: Mapping[str, tuple[int, float]]  # candidate -> (interface index, usable since)
+    prefixes: tuple[Network, ...]  # on-link upstream at the last round
+    lost: Mapping[Network, float]  # those before them -> when they were lost
+    bound: Bound
+    warnings: tuple[str, ...]  # that depend on nothing but ``bound``
+
+
+class _Out(NamedTuple):
+    """What the kernel routes out of one interface."""
+
+    prefixes: tuple[Network, ...] = ()
+    on_link: tuple[Network, ...] = ()
+
+
+class _Routes(NamedTuple):
+    """The kernel's routes by interface, with the routes they were made of."""
+
+    made_of: tuple[KernelRoute, ...] = ()
+    by_link: Mapping[int, _Out] = {}
+    next_hops: frozenset[bytes] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What a round must know of the rounds before it.  ``deadline`` is when the passing of time alone
+    changes what is desired (same clock as ``now``), infinite when it does not."""
+
+    deadline: float = math.inf
+    groups: Mapping[str, _GroupMemory] = field(default_factory=dict)
+    routes: _Routes = field(default_factory=_Routes)
+    devices: Mapping[str, int] = field(default_factory=dict)  # recorded sysctl -> interface it was on
+
+
+# -- the report --------------------------------------------------------------------------------------
+
+
+class PortReport(NamedTuple):
+    """An interface that the group names or matches.  ``state`` is active, standby (a usable candidate
+    that is not needed), waiting (for the world to change), refused or conflict; ``reason`` says why
+    it is not active."""
+
+    name: str
+    role: Role
+    state: str
+    reason: str = ""
+    ifindex: int = 0
+    mac: bytes | None = None
+    source: bytes | None = None
+
+
+class LivePrefix(NamedTuple):
+    """One prefix that ``upstream`` stands for; ``grace_left`` in seconds once the upstream has lost it."""
+
+    prefix: Network
+    grace_left: float | None
+
+
+class GroupReport(NamedTuple):
+    """How a group stands.  ``problems`` degrade the daemon, ``warnings`` do not."""
+
+    group: Group
+    active: str | None
+    ports: tuple[PortReport, ...]
+    live: tuple[LivePrefix, ...]
+    ipv4: bool
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class Report(NamedTuple):
+    """How everything stands.
+
+    ``missing`` are commands for the sysctls that ``sysctls: check`` leaves to the user.  ``left`` are
+    sentences about sysctls that somebody else changed since.  ``links`` are all that groups name or
+    match.  ``forget`` and ``renamed`` tell what to do to the record, for sysctls that need no
+    restoring any more, or whose interface has another name now.
+    """
+
+    groups: tuple[GroupReport, ...] = ()
+    missing: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    links: frozenset[int] = frozenset()
+    forget: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+
+
+# -- steps ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl:
+    """Write a sysctl; ``path`` is below /proc/sys."""
+
+    path: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"~ sysctl {self.path} {self.old} -> {self.new}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutRule:
+    """Add a policy rule."""
+
+    rule: PolicyRule
+
+    def __str__(self) -> str:
+        return f"+ {_rule_text(self.rule)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropRule:
+    """Remove a policy rule."""
+
+    rule: PolicyRule
+
+    def __str__(self) -> str:
+        return f"- {_rule_text(self.rule)}"
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    """Start the worker of a group."""
+
+    bound: Bound
+
+    def __str__(self) -> str:
+        by_role = ((role, [p.name for p in self.bound.ports if p.role is role]) for role in Role)
+        ports = ", ".join(f"{role} {' '.join(names)}" for role, names in by_role if names)
+        return f"+ worker {self.bound.group.name}: {ports}"
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateWorker:
+    """Tell the worker of a group what it is bound to now."""
+
+    bound: Bound
+    old: Bound
+
+    def __str__(self) -> str:
+        return f"~ worker {self.bound.group.name}: {_change(self.old, self.bound)}"
+
+
+@dataclass(frozen=True, slots=True)
+class StopWorker:
+    """Stop the worker of a group."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"- worker {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutRoute:
+    """Add a host route that a worker has learned and the kernel does not have."""
+
+    route: HostRoute
+    device: str
+
+    def __str__(self) -> str:
+        return f"+ {_route_text(self.route, self.device)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropRoute:
+    """Remove a host route that nobody wants."""
+
+    route: HostRoute
+    device: str
+
+    def __str__(self) -> str:
+        return f"- {_route_text(self.route, self.device)}"
+
+
+Step = SetSysctl | PutRule | DropRule | StartWorker | UpdateWorker | StopWorker | PutRoute | DropRoute
+
+
+def _route_text(route: HostRoute, device: str) -> str:
+    table = "" if route.table == 254 else f" table {route.table}"
+    return f"route {IPv6Address(route.address)}/128 dev {device}{table}"
+
+
+def _rule_text(rule: PolicyRule) -> str:
+    source = f" from {rule.source}" if rule.source else ""
+    destination = f" to {rule.destination}" if rule.destination else ""
+    return f"rule iif {rule.iif}{source}{destination} blackhole"
+
+
+def _change(old: Bound, new: Bound) -> str:
+    """What is different, in the order in which people look for it: ports, prefixes, settings."""
+    before = {port[:3]: port for port in old.ports}
+    after = {port[:3]: port for port in new.ports}
+    parts = [f"+{port.name}" for key, port in after.items() if key not in before]
+    parts += [f"-{port.name}" for key, port in before.items() if key not in after]
+    for key, port in after.items():
+        if key in before and before[key] != port:
+            pairs = zip(Port._fields, before[key], port, strict=True)
+            what = " and ".join(name.replace("_", "-") for name, a, b in pairs if a != b)
+            parts.append(f"{port.name} has other {what}")
+    gained, lost = set(new.live) - set(old.live), set(old.live) - set(new.live)
+    if gained or lost:
+        words = [f"+{n}" for n in sorted(gained, key=_order)] + [f"-{n}" for n in sorted(lost, key=_order)]
+        parts.append(f"upstream is {' '.join(words)}")
+    if old.group is not new.group:
+        changed = [f.name for f in fields(Group) if getattr(old.group, f.name) != getattr(new.group, f.name)]
+        if changed:
+            parts.append(f"other {' and '.join(changed)}".replace("_", " "))
+    if old.next_hops != new.next_hops:
+        parts.append("other next hops")
+    return ", ".join(parts)
+
+
+def _order(network: Network) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen
+
+
+# -- links and their names -------------------------------------------------------------------------------
+
+
+class _Patterns(NamedTuple):
+    """A list of names, globs and exclusions, ready to be matched."""
+
+    names: tuple[str, ...]
+    globs: tuple[tuple[str, re.Pattern[str]], ...]  # what a glob literally begins with, and the whole
+    excluded: frozenset[str]
+    excluded_globs: tuple[re.Pattern[str], ...]
+
+
+@lru_cache(maxsize=16384)
+def _patterns(texts: tuple[str, ...]) -> _Patterns:
+    names, globs, excluded, excluded_globs = [], [], set(), []
+    for text in texts:
+        pattern = text.removeprefix("!")
+        wild = re.search(r"[*?\[]", pattern)
+        if text.startswith("!"):
+            if wild:
+                excluded_globs.append(re.compile(translate(pattern)))
+            else:
+                excluded.add(pattern)
+        elif wild:
+            globs.append((pattern[: wild.start()], re.compile(translate(pattern))))
+        else:
+            names.append(pattern)
+    return _Patterns(tuple(names), tuple(globs), frozenset(excluded), tuple(excluded_globs))
+
+
+class _Links:
+    """The links of one snapshot, found by index, name or pattern, with their addresses."""
+
+    __slots__ = ("addresses", "by_index", "by_name", "names")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.by_index = {link.ifindex: link for link in snapshot.links}
+        self.by_name = {link.name: link for link in snapshot.links}
+        self.names = sorted(self.by_name)
+        self.addresses: dict[int, list[LinkAddress]] = {}
+        for address in snapshot.addresses:
+            self.addresses.setdefault(address.ifindex, []).append(address)
+
+    def expand(self, texts: tuple[str, ...]) -> dict[str, bool]:
+        """The names that a list of names, globs and exclusions means, in its order; the value tells
+        whether the name itself stands in the list (then there need not be such a link)."""
+        patterns = _patterns(texts)
+        found = dict.fromkeys(patterns.names, True)
+        for literal, pattern in patterns.globs:
+            for name in self.names[bisect_left(self.names, literal) :]:
+                if not name.startswith(literal):
+                    break
+                if name not in found and pattern.match(name) and not self.by_name[name].loopback:
+                    found[name] = False
+        if patterns.excluded or patterns.excluded_globs:
+            for name in list(found):
+                if name in patterns.excluded or any(p.match(name) for p in patterns.excluded_globs):
+                    del found[name]
+        return found
+
+    def master(self, link: Link) -> str | None:
+        """The bridge, bond or team that takes this link's frames, or None.  A VRF takes none."""
+        if not link.master:
+            return None
+        master = self.by_index.get(link.master)
+        if master is None:
+            return f"interface {link.master}"
+        return None if master.kind == "vrf" else master.name
+
+    def usable(self, link: Link) -> list[LinkAddress]:
+        """The addresses that the host may speak from: those past duplicate address detection."""
+        found = self.addresses.get(link.ifindex)
+        return [a for a in found if not (a.tentative or a.failed)] if found else []
+
+
+def _link_local(address: bytes) -> bool:
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def _global(address: bytes) -> bool:
+    return address[0] != 0xFF and not _link_local(address) and address > b"\0" * 15 + b"\1"
+
+
+def _source(addresses: Iterable[LinkAddress]) -> bytes | None:
+    """Link-local before others, fresh before deprecated, and always the same one of several."""
+    best = min(((not _link_local(a.address), a.deprecated, a.address) for a in addresses), default=None)
+    return best[2] if best else None
+
+
+@lru_cache(maxsize=65536)
+def _network(address: bytes, length: int) -> IPv6Network:
+    return IPv6Network((address, length), strict=False)
+
+
+def _index_routes(routes: tuple[KernelRoute, ...]) -> _Routes:
+    prefixes: dict[int, set[tuple[bytes, int]]] = {}
+    on_link: dict[int, set[tuple[bytes, int]]] = {}
+    next_hops = set()
+    for destination, length, ifindex, gateway, _table, _metric, _protocol in routes:
+        if gateway is not None and _global(gateway):
+            next_hops.add(gateway)
+        if not length or not _global(destination):
+            continue
+        if gateway is None:
+            if length == 128:
+                continue
+            on_link.setdefault(ifindex, set()).add((destination, length))
+        prefixes.setdefault(ifindex, set()).add((destination, length))
+    by_link = {
+        ifindex: _Out(
+            tuple(_network(*prefix) for prefix in sorted(found)),
+            tuple(_network(*prefix) for prefix in sorted(on_link.get(ifindex, ()))),
+        )
+        for ifindex, found in prefixes.items()
+    }
+    return _Routes(routes, by_link, frozenset(next_hops))
+
+
+def keep(config: Config, memory: Memory) -> Config:
+    """The same configuration, made of the very groups that `memory` knows where they are equal: comparing
+    10,000 rules once, when they were loaded, spares comparing them in every round."""
+    groups = tuple(
+        known.group if (known := memory.groups.get(group.name)) and known.group == group else group
+        for group in config.groups
+    )
+    return replace(config, groups=groups)
+
+
+# -- desired -----------------------------------------------------------------------------------------------
+
+
+def desired(
+    config: Config | None,
+    snapshot: Snapshot,
+    memory: Memory,
+    *,
+    learned: frozenset[HostRoute] = frozenset(),
+    recorded: Recorded = _NOTHING,
+    now: float,
+) -> tuple[State, Report, Memory]:
+    """What should be.  ``config`` None means nothing: what stopping and cleaning up come down to.
+
+    ``learned`` are the host routes that workers want.  ``now`` is in seconds of any clock that only goes
+    forward.  Values that did not change since ``memory`` are the same objects.
+    """
+    links = _Links(snapshot)
+    routes = memory.routes
+    if routes.made_of is not snapshot.routes and routes.made_of != snapshot.routes:
+        made = _index_routes(snapshot.routes)
+        routes = made._replace(next_hops=routes.next_hops) if made.next_hops == routes.next_hops else made
+
+    claims: dict[int, str] = {}
+    reports = []
+    groups = {}
+    deadline = math.inf
+    for group in config.groups if config else ():
+        known = memory.groups.get(group.name)
+        binding = _Binding(group, known, now, links=links, routes=routes, claims=claims)
+        of_group, groups[group.name] = binding.result()
+        reports.append(of_group)
+        deadline = min(deadline, binding.deadline)
+
+    bounds = [kept.bound for kept in groups.values() if kept.bound.ports]
+    sysctls = _Settings(snapshot, links, recorded, memory.devices)
+    sysctls.decide(config, bounds, claims)
+    state = State(
+        workers={bound.group.name: bound for bound in bounds},
+        host_routes=_wanted_routes(learned, bounds, snapshot, recorded),
+        rules=frozenset(rule for bound in bounds for rule in _rules_of(bound)),
+        sysctls=sysctls.want,
+    )
+    report = Report(
+        groups=tuple(reports),
+        missing=tuple(sysctls.missing),
+        left=tuple(sysctls.left),
+        links=frozenset(claims),
+        forget=tuple(sysctls.forget),
+        renamed=tuple(sysctls.renamed),
+    )
+    return state, report, Memory(deadline=deadline, groups=groups, routes=routes, devices=sysctls.devices)
+
+
+def _wanted_routes(
+    learned: frozenset[HostRoute], bounds: Iterable[Bound], snapshot: Snapshot, recorded: Recorded
+) -> frozenset[HostRoute]:
+    """What was learned on a port that there still is, but for what the kernel has from somebody else."""
+    places = {
+        (port.ifindex, routes.table, routes.metric, routes.protocol)
+        for bound in bounds
+        if (routes := bound.group.routes) is not None
+        for port in bound.ports
+    }
+    foreign = snapshot.host_routes - recorded.routes
+    return frozenset(route for route in learned - foreign if route[1:] in places)
+
+
+def _rules_of(bound: Bound) -> Iterable[PolicyRule]:
+    for port in bound.ports:
+        if port.source is not None:
+            yield from _quiet(port.name)
+
+
+@lru_cache(maxsize=65536)
+def _quiet(name: str) -> tuple[PolicyRule, ...]:
+    """The rules that keep the kernel from answering what Portier relays on a port."""
+    return (
+        PolicyRule(RULE_PRIORITY, name, _LINK_LOCAL, "", PROTOCOL),
+        PolicyRule(RULE_PRIORITY, name, "", _LINK_LOCAL, PROTOCOL),
+    )
+
+
+def _facts(group: Group) -> _Facts:
+    rules = group.rules
+    return _Facts(
+        live=any(rule.prefix is Live.UPSTREAM for rule in rules),
+        unasked=any(rule.allow and rule.answer in {Answer.ALWAYS, Answer.ROUTED} for rule in rules),
+        always=tuple(
+            rule.prefix
+            for rule in rules
+            if rule.allow and rule.answer is Answer.ALWAYS and isinstance(rule.prefix, IPv6Network)
+        ),
+        ipv4=any(_is_ipv4(rule) for rule in rules),
+    )
+
+
+def _is_ipv4(rule: Rule) -> bool:
+    return rule.prefix is Live.UPSTREAM_IPV4 if isinstance(rule.prefix, Live) else rule.prefix.version == 4
+
+
+class _Binding:
+    """Ties one group to the links there are."""
+
+    def __init__(
+        self,
+        group: Group,
+        known: _GroupMemory | None,
+        now: float,
+        *,
+        links: _Links,
+        routes: _Routes,
+        claims: dict[int, str],
+    ) -> None:
+        # A reload that leaves a group as it was makes an equal group, but another object.
+        if known is not None and (known.group is group or known.group == group):
+            self.group, self.facts = known.group, known.facts
+        else:
+            self.group, self.facts = group, _facts(group)
+        self.known = known
+        self.links = links
+        self.routes = routes
+        self.claims = claims
+        self.now = now
+        self.deadline = math.inf
+        self.ports: list[Port] = []
+        self.reports: list[PortReport] = []
+        self.usable: dict[str, tuple[int, float]] = {}
+
+    def result(self) -> tuple[GroupReport, _GroupMemory]:
+        """The report, and what to remember; ``deadline`` is when the passing of time changes either."""
+        active = self._upstream()
+        upstream = self.ports[0] if self.ports else None
+        self._downstream()
+        prefixes = upstream.on_link if upstream and self.facts.live else ()
+        lost = self._lost(prefixes)
+        bound = self._bound(prefixes, lost)
+        if self.known is not None and bound is self.known.bound:
+            warnings = self.known.warnings
+        else:
+            warnings = self._warnings(bound, upstream)
+        problems = () if active or not self.group.upstream else (self._no_upstream(),)
+        grace = self.group.timers.prefix_grace
+        live = tuple(
+            LivePrefix(network, lost[network] + grace - self.now if network in lost else None)
+            for network in bound.live
+        )
+        report = GroupReport(
+            self.group, active, tuple(self.reports), live, self.facts.ipv4, problems, warnings
+        )
+        kept = _GroupMemory(self.group, self.facts, active, self.usable, prefixes, lost, bound, warnings)
+        return report, kept
+
+    # The upstream.
+
+    def _upstream(self) -> str | None:
+        """Pick the active upstream; its port is the group's first.  Without a usable one, a candidate
+        that lacks nothing but an address is a port too: it relays DAD, its own among it."""
+        candidates = [self._candidate(name) for name in self.group.upstream]
+        usable = [c for c in candidates if c.state == "standby"]
+        for candidate in usable:
+            before = self.known.usable.get(candidate.name) if self.known else None
+            same = before is not None and before[0] == candidate.ifindex
+            self.usable[candidate.name] = before if before and same else (candidate.ifindex, self.now)
+        chosen = self._choose(usable)
+        bare = next((c for c in candidates if c.reason == "no usable address"), None) if not chosen else None
+        port = chosen or bare
+        if port:
+            self._add(self.links.by_index[port.ifindex], Role.UPSTREAM, port.source)
+        for candidate in candidates:
+            if candidate is chosen:
+                self.reports.append(candidate._replace(state="active", reason=""))
+            elif candidate.state == "standby" and chosen:
+                self.reports.append(candidate._replace(reason=f"{chosen.name} is active"))
+            else:
+                self.reports.append(candidate)
+        return chosen.name if chosen else None
+
+    def _choose(self, usable: Sequence[PortReport]) -> PortReport | None:
+        was = self.known.active if self.known else None
+        current = next((c for c in usable if c.name == was), None)
+        if current is None:
+            return usable[0] if usable else None
+        for candidate in usable:
+            if candidate is current:
+                break
+            due = self.usable[candidate.name][1] + TAKE_BACK
+            if due <= self.now:
+                return candidate
+            self.deadline = min(self.deadline, due)
+        return current
+
+    def _candidate(self, name: str) -> PortReport:
+        """An upstream candidate, ``standby`` if it is usable."""
+        report = self._look(name, Role.UPSTREAM)
+        link = self.links.by_index.get(report.ifindex)
+        if link is None or report.state in {"refused", "conflict"}:
+            return report
+        if link.mac is None:
+            return report._replace(state="refused", reason="no link-layer address")
+        return report._replace(state="standby") if report.state == "active" else report
+
+    # The downstreams.
+
+    def _downstream(self) -> None:
+        own = set(self.group.upstream)
+        for name, named in self.links.expand(self.group.downstream).items():
+            if name in own:
+                continue
+            if not named and self.links.master(self.links.by_name[name]):
+                continue
+            report = self._look(name, Role.DOWNSTREAM)
+            link = self.links.by_index.get(report.ifindex)
+            if link and report.state == "active" and link.mac is None and not self.facts.unasked:
+                reason = "no link-layer address: only answer routed or always can serve it"
+                report = report._replace(state="refused", reason=reason)
+            elif link and (report.state == "active" or report.reason == "no usable address"):
+                self._add(link, Role.DOWNSTREAM, report.source)
+            self.reports.append(report)
+
+    # Both.
+
+    def _look(self, name: str, role: Role) -> PortReport:
+        """Claim an interface and say what keeps it from being a port, if anything."""
+        link = self.links.by_name.get(name)
+        if link is None:
+            return PortReport(name, role, "waiting", "no such interface")
+        report = PortReport(name, role, "active", "", link.ifindex, link.mac)
+        if link.loopback:
+            return report._replace(state="refused", reason="the loopback is never a port")
+        if master := self.links.master(link):
+            return report._replace(state="refused", reason=f"enslaved to {master}")
+        owner = self.claims.setdefault(link.ifindex, self.group.name)
+        if owner != self.group.name:
+            return report._replace(state="conflict", reason=f"group {owner} has it")
+        if not link.up:
+            return report._replace(state="waiting", reason="down")
+        if not link.carrier:
+            return report._replace(state="waiting", reason="no carrier")
+        source = _source(self.links.usable(link))
+        if source is None:
+            return report._replace(state="waiting", reason="no usable address")
+        return report._replace(source=source)
+
+    def _add(self, link: Link, role: Role, source: bytes | None) -> None:
+        own = sorted(a.address for a in self.links.usable(link) if _global(a.address))
+        out = self.routes.by_link.get(link.ifindex, _Out())
+        self.ports.append(Port(link.ifindex, link.name, role, link.mac, link.mtu, source, tuple(own), *out))
+
+    def _lost(self, prefixes: tuple[Network, ...]) -> Mapping[Network, float]:
+        """The prefixes that the upstream lost within the grace time, and when."""
+        if self.known is None or not self.facts.live:
+            return {}
+        if not self.known.lost and self.known.prefixes == prefixes:
+            return self.known.lost
+        grace = self.group.timers.prefix_grace
+        lost = dict.fromkeys(self.known.prefixes, self.now) | dict(self.known.lost)
+        lost = {n: at for n, at in lost.items() if n not in prefixes and at + grace > self.now}
+        self.deadline = min(self.deadline, min(lost.values(), default=math.inf) + grace)
+        return lost
+
+    def _bound(self, prefixes: tuple[Network, ...], lost: Mapping[Network, float]) -> Bound:
+        ports = tuple(self.ports)
+        live = tuple(sorted({*prefixes, *lost}, key=_order)) if lost else prefixes
+        old = self.known.bound if self.known else None
+        if (
+            old is not None
+            and old.group is self.group
+            and old.next_hops == self.routes.next_hops
+            and old.live == live
+            and old.ports == ports
+        ):
+            return old
+        return Bound(group=self.group, ports=ports, live=live, next_hops=self.routes.next_hops)
+
+    def _warnings(self, bound: Bound, upstream: Port | None) -> tuple[str, ...]:
+        warnings = []
+        if self.facts.live and not bound.live:
+            why = f"{upstream.name} has no on-link prefix" if upstream else "there is no active upstream"
+            warnings.append(f"`upstream` stands for no prefix: {why}")
+        if upstream:
+            warnings += [
+                f"`always` for {network} overlaps {prefix}, which is on-link on {upstream.name}: "
+                "addresses of hosts that live there are answered too until they are known"
+                for network in self.facts.always
+                for prefix in upstream.on_link
+                if network.version == prefix.version and network.overlaps(prefix)
+            ]
+        return tuple(warnings)
+
+    def _no_upstream(self) -> str:
+        states = ", ".join(f"{r.name}: {r.reason}" for r in self.reports if r.role is Role.UPSTREAM)
+        return f"group {self.group.name} has no usable upstream ({states})"
+
+
+# -- sysctls -----------------------------------------------------------------------------------------------
+
+
+def _path(name: str, key: str) -> str:
+    return f"{_CONF}/{name}/{key}"
+
+
+def _split(path: str) -> tuple[str, str]:
+    _, _, rest = path.partition(f"{_CONF}/")
+    name, _, key = rest.rpartition("/")
+    return name, key
+
+
+def overwritten(path: str, links: Iterable[Link]) -> tuple[str, ...]:
+    """The sysctls that writing ``path`` overwrites too: all/forwarding those of every interface and of
+    interfaces to come (Linux addrconf_fixup_forwarding)."""
+    if path != FORWARDING:
+        return ()
+    own = [_path(link.name, "forwarding") for link in links if link.forwarding is not None]
+    return (FORWARDING_DEFAULT, *own)
+
+
+def _value(path: str, snapshot: Snapshot, links: Mapping[str, Link], default: str | None) -> str | None:
+    """What a sysctl is now, as far as a snapshot tells."""
+    if path == FORWARDING:
+        return str(snapshot.forwarding)
+    if path == FORWARDING_DEFAULT:
+        return default
+    name, key = _split(path)
+    link = links.get(name)
+    value: int | None = getattr(link, key, None)
+    return None if value is None else str(value)
+
+
+class _Settings:
+    """The sysctls that should be set, those to put back, and what to tell of them."""
+
+    def __init__(
+        self, snapshot: Snapshot, links: _Links, recorded: Recorded, devices: Mapping[str, int]
+    ) -> None:
+        self.snapshot = snapshot
+        self.links = links
+        self.default = recorded.forwarding_default
+        self.want: dict[str, str] = {}
+        self.missing: list[str] = []
+        self.left: list[str] = []
+        self.forget: list[str] = []
+        self.renamed: list[tuple[str, str]] = []
+        self.devices: dict[str, int] = {}
+        self.recorded = self._current_names(recorded.sysctls, devices)
+
+    def decide(self, config: Config | None, bounds: Sequence[Bound], claims: Mapping[int, str]) -> None:
+        """Fill in what is wanted and what is missing, and say what becomes of the record."""
+        needed = self._needed(config, bounds, claims) if config else {}
+        if config and config.sysctls is Sysctls.CHECK:
+            for path, value in needed.items():
+                if self._value(path) != value:
+                    name = path if "." in path else path.replace("/", ".")
+                    self.missing.append(f"sysctl -w {name}={value}")
+                elif path in self.recorded:
+                    self.want[path] = value  # set before `check` was asked for; put back at the end
+        else:
+            self.want.update(needed)
+        self._restore()
+
+    def _value(self, path: str) -> str | None:
+        return _value(path, self.snapshot, self.links.by_name, self.default)
+
+    def _current_names(
+        self, recorded: Mapping[str, tuple[str, str]], devices: Mapping[str, int]
+    ) -> dict[str, tuple[str, str]]:
+        """The record, with interfaces that were renamed under their new names and without those that are
+        not the ones they were."""
+        current = {}
+        for path, values in recorded.items():
+            name, key = _split(path)
+            if name in {"all", "default"}:
+                current[path] = values
+                continue
+            link = self.links.by_name.get(name)
+            then = devices.get(path, link.ifindex if link else 0)
+            if link is None or link.ifindex != then:
+                if (now := self.links.by_index.get(then)) is None:
+                    self.forget.append(path)
+                    continue
+                self.renamed.append((path, _path(now.name, key)))
+                path, link = _path(now.name, key), now  # noqa: PLW2901
+            self.devices[path] = link.ifindex
+            current[path] = values
+        return current
+
+    def _needed(self, config: Config, bounds: Sequence[Bound], claims: Mapping[int, str]) -> dict[str, str]:
+        names = [port.name for bound in bounds if bound.group.mode is Mode.ROUTE for port in bound.ports]
+        if not names:
+            return {}
+        by_name = self.links.by_name
+        if self.snapshot.force_forwarding:
+            if self.snapshot.forwarding:
+                return {}
+            has = [name for name in names if by_name[name].force_forwarding is not None]
+            return {_path(name, "force_forwarding"): "1" for name in has}
+        if self.snapshot.forwarding and FORWARDING not in self.recorded:
+            return {}
+        # A router ignores RAs unless told otherwise: an uplink that lives on them must keep its routes.
+        needed = {}
+        for group in config.groups:
+            for name in group.upstream:
+                link = by_name.get(name)
+                if link is None or claims.get(link.ifindex) != group.name:
+                    continue
+                path = _path(name, "accept_ra")
+                if link.accept_ra == 1 or (link.accept_ra == 2 and path in self.recorded):
+                    needed[path] = "2"
+        needed[FORWARDING] = "1"
+        return needed
+
+    def _restore(self) -> None:
+        """Put back what is not needed any more, unless somebody else has changed it since."""
+        keeping = FORWARDING in self.want
+        putting_back = (
+            not keeping
+            and FORWARDING in self.recorded
+            and self._value(FORWARDING) == self.recorded[FORWARDING][1] != self.recorded[FORWARDING][0]
+        )
+        for path, (old, new) in self.recorded.items():
+            name, key = _split(path)
+            own = key == "forwarding" and name != "all"
+            if path in self.want or (own and keeping):
+                continue
+            value = self._value(path)
+            if own and putting_back:
+                # Restoring the switch overwrites this one: set it again, to what it was or was made since.
+                self.want[path] = old if value in {new, None} else value or old
+            elif value == new != old:
+                self.want[path] = old
+            else:
+                self.forget.append(path)
+                if value not in {old, None}:
+                    self.left.append(f"{path} is {value}, not {new} as Portier set it: left alone")
+
+
+# -- actual and diff ---------------------------------------------------------------------------------------
+
+
+def actual(snapshot: Snapshot, running: Mapping[str, Bound], recorded: Recorded, want: State) -> State:
+    """What is, of what could matter to ``want``: the workers that run, the routes and rules that are
+    Portier's (by protocol number and record both, or there already just as wanted), the sysctls it names."""
+    links = {link.name: link for link in snapshot.links}
+    values = {
+        path: value
+        for path in want.sysctls
+        if (value := _value(path, snapshot, links, recorded.forwarding_default)) is not None
+    }
+    return State(
+        workers=running,
+        host_routes=snapshot.host_routes & recorded.routes,
+        rules=snapshot.rules & (recorded.rules | want.rules),
+        sysctls=values,
+    )
+
+
+def diff(want: State, have: State, names: Mapping[int, str] | None = None) -> tuple[Step, ...]:
+    """The steps from ``have`` to ``want``, in the order in which nothing is ever worse off in between.
+
+    RA acceptance comes before forwarding, which would drop the routes learned from RAs; rules come before
+    the workers whose relayed frames they keep the kernel from answering.  An interface has one owner at
+    any time, so workers stop or shrink before others get their ports.  Routes are added before any is
+    removed, for a host that moved has both.  What is put back comes last, in reverse: forwarding, then RA
+    acceptance.  ``names`` are interface names by index, for the routes of ports that are gone.
+    """
+    added, removed = want.host_routes - have.host_routes, have.host_routes - want.host_routes
+    devices = dict(names or {})
+    if added or removed:
+        bounds = [*have.workers.values(), *want.workers.values()]
+        devices.update((port.ifindex, port.name) for bound in bounds for port in bound.ports)
+
+    def device(route: HostRoute) -> str:
+        return devices.get(route.ifindex, f"#{route.ifindex}")
+
+    setting, restoring = _sysctl_steps(want.sysctls, have.sysctls)
+    steps: list[Step] = list(setting)
+    steps += [PutRule(rule) for rule in sorted(want.rules - have.rules)]
+    steps += _worker_steps(want.workers, have.workers)
+    steps += [PutRoute(route, device(route)) for route in sorted(added)]
+    steps += [DropRoute(route, device(route)) for route in sorted(removed)]
+    steps += [DropRule(rule) for rule in sorted(have.rules - want.rules)]
+    steps += restoring
+    return tuple(steps)
+
+
+_SETTING: Final = {("accept_ra", "2"): 0, ("force_forwarding", "1"): 1}
+
+
+def _sysctl_steps(
+    want: Mapping[str, str], have: Mapping[str, str]
+) -> tuple[list[SetSysctl], list[SetSysctl]]:
+    """What to set first, and what to put back last."""
+    setting, restoring = [], []
+    switch = want.get(FORWARDING)
+    switched = switch is not None and FORWARDING in have and have[FORWARDING] != switch
+    for path, value in want.items():
+        name, key = _split(path)
+        now = have.get(path)
+        if switched and switch is not None and key == "forwarding" and name != "all":
+            now = switch  # for the switch overwrites it
+        if now is None or now == value:
+            continue
+        step = SetSysctl(path, now, value)
+        if path == FORWARDING and value == "1":
+            setting.append((2, path, step))
+        elif (key, value) in _SETTING:
+            setting.append((_SETTING[key, value], path, step))
+        else:
+            order = {"forwarding": 1, "force_forwarding": 2}.get(key, 3)
+            restoring.append((0 if path == FORWARDING else order, path, step))
+    return _ranked(setting), _ranked(restoring)
+
+
+def _ranked(entries: list[tuple[int, str, SetSysctl]]) -> list[SetSysctl]:
+    return [step for *_, step in sorted(entries, key=lambda entry: entry[:2])]
+
+
+def _worker_steps(want: Mapping[str, Bound], have: Mapping[str, Bound]) -> list[Step]:
+    steps: list[Step] = [StopWorker(name) for name in have if name not in want]
+    changed = {
+        name: have[name]
+        for name, bound in want.items()
+        if name in have and have[name] is not bound and have[name] != bound
+    }
+    fresh = [bound for name, bound in want.items() if name not in have]
+    if not changed:
+        return steps + [StartWorker(bound) for bound in fresh]
+
+    holders = {port.ifindex: name for name, bound in changed.items() for port in bound.ports}
+    todo = dict(changed)
+    while todo:
+        # Whoever gains nothing that another still holds goes first.
+        free = [
+            name for name in todo if all(holders.get(port.ifindex, name) == name for port in want[name].ports)
+        ]
+        for name in free:
+            steps.append(UpdateWorker(want[name], todo.pop(name)))
+            holders = {index: owner for index, owner in holders.items() if owner != name}
+        if not free:
+            # They swap ports: one lets go of what it loses before anybody takes anything.
+            name, old = next(iter(todo.items()))
+            kept = {port.ifindex for port in want[name].ports}
+            less = _without(old, kept)
+            steps.append(UpdateWorker(less, old))
+            todo[name] = less
+            holders = {i: owner for i, owner in holders.items() if owner != name or i in kept}
+    return steps + [StartWorker(bound) for bound in fresh]
+
+
+def _without(bound: Bound, kept: set[int]) -> Bound:
+    ports = tuple(port for port in bound.ports if port.ifindex in kept)
+    return Bound(group=bound.group, ports=ports, live=bound.live, next_hops=bound.next_hops)
