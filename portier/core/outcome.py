@@ -16,7 +16,7 @@ class Verdict(enum.IntEnum):
     """How a received frame ended.  `label` is the name people see; `dropped` tells those verdicts in
     which somebody may have waited for an answer and gets none."""
 
-    def __new__(cls, number: int, label: str, *, dropped: bool = True) -> Self:
+    def __new__(cls, number: int, label: str, dropped: bool = True) -> Self:
         """Tie a number, which indexes the counters, to a label."""
         member = int.__new__(cls, number)
         member._value_ = number

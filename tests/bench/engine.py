@@ -134,7 +134,7 @@ def engine(answer: Answer, *, routes: bool) -> RouteEngine:
         ),
         live=(PREFIX,),
     )
-    made = RouteEngine("bench", Kernel(), b"bench")
+    made = RouteEngine(Kernel())
     made.configure(bound, RuleTable.compile(bound), time.monotonic())
     return made
 
@@ -146,7 +146,7 @@ def carry_out(made: RouteEngine, outcome: Outcome) -> list[tuple[int, bytes]]:
     while waiting:
         current = waiting.pop()
         waiting.extend(
-            made.settle(effect, RouteResult.ADDED, time.monotonic())
+            made.settle(effect, RouteResult.ADDED)
             for effect in current.effects
             if isinstance(effect, AddRoute | MoveRoute)
         )
