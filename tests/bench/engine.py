@@ -64,7 +64,7 @@ class Kernel:
 def checksum(source: bytes, destination: bytes, message: bytes) -> int:
     """The ICMPv6 checksum of `message`, whose own checksum field is zero (RFC 4443 section 2.3)."""
     data = source + destination + struct.pack("!IxxxB", len(message), 58) + message
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -162,10 +162,10 @@ def is_answer(sends: list[tuple[int, bytes]], target: bytes) -> bool:
     return sent[64] == 136 and sent[72:88] == target and sent[10:16] == ROUTER_MAC
 
 
-def check(right: bool, what: str) -> None:
+def check(right: bool, what: str, outcome: Outcome) -> None:
     """Stop when the engine is wrong: its speed is of no interest then."""
     if not right:
-        raise SystemExit(f"wrong: {what}")
+        raise SystemExit(f"wrong: {what}: {outcome}")
 
 
 def cold(count: int, *, routes: bool) -> tuple[RouteEngine, float, list[bytes]]:
@@ -181,10 +181,10 @@ def cold(count: int, *, routes: bool) -> tuple[RouteEngine, float, list[bytes]]:
         if now >= made.deadline:
             carry_out(made, made.tick(now))
         outcome = receive(UPSTREAM, asked[i], now)
-        check(outcome.verdict == Verdict.RESOLVING, f"cold solicitation: {outcome.verdict!r}")
-        check(any(port == DOWNSTREAM for port, _ in carry_out(made, outcome)), "nobody was asked")
+        check(outcome.verdict == Verdict.RESOLVING, "cold solicitation", outcome)
+        check(any(port == DOWNSTREAM for port, _ in carry_out(made, outcome)), "nobody was asked", outcome)
         outcome = receive(DOWNSTREAM, found[i], clock())
-        check(is_answer(carry_out(made, outcome), target), f"found, not answered: {outcome!r}")
+        check(is_answer(carry_out(made, outcome), target), "found, not answered", outcome)
     return made, time.perf_counter() - started, asked
 
 
@@ -192,7 +192,7 @@ def rate(made: RouteEngine, frames: list[bytes], seconds: float) -> float:
     """Answers a second to `frames`, over and over for `seconds`."""
     for asked in frames[:1000]:
         outcome = made.receive(UPSTREAM, asked, time.monotonic())
-        check(is_answer(carry_out(made, outcome), asked[72:88]), f"not answered: {outcome!r}")
+        check(is_answer(carry_out(made, outcome), asked[72:88]), "not answered", outcome)
     receive, clock = made.receive, time.monotonic
     done = 0
     started = clock()
