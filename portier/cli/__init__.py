@@ -76,7 +76,7 @@ def _call(options: argparse.Namespace) -> int:
     except OSError as error:
         complain(name, str(error))
         code = exits.SYSTEM
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (the last resort: no traceback reaches a user)
         if os.environ.get("PORTIER_DEBUG"):
             traceback.print_exc()
         complain(

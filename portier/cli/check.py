@@ -1,0 +1,233 @@
+"""`portier check`: every error of the configuration, or what the configuration means.
+
+Puts a checked Config into words, group by group; whether it is right has been decided in portier.config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import enum
+import ipaddress
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from portier import config
+from portier.cli import exits, text
+from portier.core.model import Answer, Config, Group, HostPattern, Live, Mode, Rule
+from portier.errors import ConfigError
+
+_MEANINGS = {
+    Answer.RESOLVE: "asked for behind; answered when the host answers (resolve)",
+    Answer.ALWAYS: "answered at once from the upstream, asking nobody (always)",
+    Answer.ROUTED: "answered if the kernel's route leaves by another port of the group (routed)",
+    Answer.KERNEL: "answered by the kernel from a proxy entry (kernel)",
+}
+_LIVE = {
+    Live.UPSTREAM: "the upstream's on-link IPv6 prefixes, followed live",
+    Live.UPSTREAM_IPV4: "the upstream's on-link IPv4 prefixes, followed live",
+}
+_GC_THRESH3 = Path("/proc/sys/net/ipv6/neigh/default/gc_thresh3")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Load the file, print the verdict on it."""
+    try:
+        loaded = config.load(options.config, replace=options.replace)
+    except ConfigError as error:
+        if options.json:
+            errors = [problem._asdict() for problem in error.problems]
+            json.dump({"version": 1, "valid": False, "errors": errors}, sys.stdout, indent=2)
+            print()
+        raise
+    warnings = [*map(str, loaded.warnings), *machine_warnings(loaded.config)]
+    if options.json:
+        answer = {
+            "version": 1,
+            "valid": True,
+            "files": [str(file) for file in loaded.files],
+            "config": plain(loaded.config),
+            "warnings": warnings,
+            "notes": list(separation(loaded.config)),
+        }
+        json.dump(answer, sys.stdout, indent=2)
+        print()
+    else:
+        print("\n".join(render(loaded.config, loaded.files, warnings, text.width())))
+    return exits.OK
+
+
+def render(config: Config, files: tuple[Path, ...], warnings: list[str], columns: int) -> Iterator[str]:
+    """What a configuration means, in lines."""
+    yield from text.wrap(
+        f"{', '.join(map(str, files))}: valid, {text.plural(len(config.groups), 'group')}", columns
+    )
+    for group in config.groups:
+        yield ""
+        yield from _group(group, columns)
+    settings = _differences(config, Config(), leave=("groups", "inactive"))
+    if settings:
+        yield ""
+        yield from text.wrap(f"besides: {', '.join(settings)}", columns)
+    for title, lines in (
+        ("warnings", warnings),
+        ("what separates groups and downstreams", list(separation(config))),
+        ("accepted, not active yet", list(config.inactive)),
+    ):
+        if lines:
+            yield ""
+            yield title
+            for line in lines:
+                yield from text.wrap(line, columns, indent=2)
+
+
+def _group(group: Group, columns: int) -> Iterator[str]:
+    yield f"group {group.name}, mode {group.mode}"
+    if not group.upstream:
+        upstream = "none: the downstreams are proxied to each other"
+    elif len(group.upstream) == 1:
+        upstream = group.upstream[0]
+    else:
+        upstream = f"the first usable of {', '.join(group.upstream)}"
+    rows = [("", ""), ("upstream", upstream), ("downstream", _patterns(group.downstream) or "none yet")]
+    if group.isolate:
+        rows.append(("isolate", "downstreams are proxied to the upstream, not to each other"))
+    if group.mode is Mode.ROUTE:
+        routes = group.routes
+        said = (
+            f"table {routes.table}, metric {routes.metric}, protocol {routes.protocol}"
+            if routes
+            else "none made"
+        )
+        rows.append(("host routes", said))
+    other = _differences(
+        group, Group(name=""), leave=("name", "upstream", "downstream", "mode", "rules", "routes", "isolate")
+    )
+    if other:
+        rows.append(("besides", ", ".join(other)))
+    yield from text.table(rows, columns, indent=2)[1:]
+    yield "  addresses, the most specific rule first"
+    yield from text.table([("", ""), *map(_rule, sorted(group.rules, key=_specific))], columns, indent=4)[1:]
+    yield "    whatever else   not proxied"
+
+
+def _specific(rule: Rule) -> tuple[Any, ...]:
+    """Sorts rules as they are matched: explicit before live, long before short, more mask bits first."""
+    if isinstance(rule.prefix, Live):
+        return (1, rule.prefix)
+    bits = rule.host.mask.bit_count() if rule.host else 0
+    return (0, rule.prefix.version == 4, -rule.prefix.prefixlen, -bits, rule.prefix.network_address.packed)
+
+
+def _rule(rule: Rule) -> tuple[str, str]:
+    what = _LIVE[rule.prefix] if isinstance(rule.prefix, Live) else str(rule.prefix)
+    if rule.host:
+        what += f" where the address is like {_pattern(rule.host)}"
+    if rule.downstream:
+        what += f" on {_patterns(rule.downstream)}"
+    if not rule.allow:
+        return what, "not proxied (deny)"
+    how = _MEANINGS[rule.answer]
+    if rule.askers:
+        how += f", only when {', '.join(map(str, rule.askers))} asks"
+    return what, how
+
+
+def _pattern(host: HostPattern) -> str:
+    return f"{ipaddress.IPv6Address(host.value)}/{ipaddress.IPv6Address(host.mask)}"
+
+
+def _patterns(patterns: tuple[str, ...]) -> str:
+    """``virbr0, lxc* but not lxcbr0``."""
+    wanted = ", ".join(pattern for pattern in patterns if not pattern.startswith("!"))
+    unwanted = ", ".join(pattern[1:] for pattern in patterns if pattern.startswith("!"))
+    return f"{wanted} but not {unwanted}" if unwanted else wanted
+
+
+def _differences(value: Any, usual: Any, leave: tuple[str, ...] = (), path: str = "") -> list[str]:
+    """The settings in which a value is not like the usual one, as ``limits.neighbors 8192``."""
+    found = []
+    for field in dataclasses.fields(value):
+        mine, other = getattr(value, field.name), getattr(usual, field.name)
+        if field.name in leave or mine == other:
+            continue
+        if dataclasses.is_dataclass(mine) and dataclasses.is_dataclass(other):
+            found += _differences(mine, other, path=f"{path}{field.name}.")
+        else:
+            found.append(f"{path}{field.name} {_scalar(mine)}")
+    return found
+
+
+def _scalar(value: Any) -> str:
+    made = plain(value)
+    return made if isinstance(made, str) else json.dumps(made)
+
+
+def machine_warnings(config: Config) -> Iterator[str]:
+    """What on this very machine would keep the configuration from working as it says."""
+    try:
+        most = int(_GC_THRESH3.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return
+    wanted = max((group.limits.neighbors for group in config.groups), default=0)
+    if wanted > most:
+        yield (
+            f"limits.neighbors is {wanted}, but this kernel keeps at most {most} IPv6 neighbors, for all "
+            f"namespaces together: sysctl -w net.ipv6.neigh.default.gc_thresh3={2 * wanted}"
+        )
+
+
+def separation(config: Config) -> Iterator[str]:
+    """That groups and ``isolate`` separate solicitations and not packets, and how to separate those."""
+    lines = []
+    for group in config.groups:
+        own = _nft_set(group.downstream)
+        if group.isolate and own:
+            lines.append(f"iifname {own} oifname {own} drop")
+        for other in config.groups:
+            theirs = _nft_set((*other.upstream, *other.downstream))
+            mine = _nft_set((*group.upstream, *group.downstream))
+            if other is not group and mine and theirs:
+                lines.append(f"iifname {mine} oifname {theirs} drop")
+    if not lines:
+        return
+    yield (
+        "Solicitations do not cross, but the kernel routes packets that a host sends to this machine on "
+        "purpose. To keep those apart too:"
+    )
+    yield "nft add table inet portier"
+    yield "nft add chain inet portier forward '{ type filter hook forward priority filter; }'"
+    for line in lines:
+        yield f"nft add rule inet portier forward '{line}'"
+
+
+def _nft_set(patterns: tuple[str, ...]) -> str:
+    """Interfaces as nftables knows them: names, and globs whose only wildcard is a ``*`` at the end."""
+    names = [
+        f'"{pattern}"'
+        for pattern in patterns
+        if not pattern.startswith("!") and not set(pattern.removesuffix("*")) & set("*?[")
+    ]
+    return f"{{ {', '.join(names)} }}" if names else ""
+
+
+def plain(value: Any) -> Any:
+    """A value of the model as JSON has it: networks and patterns as text, link-layer addresses as hex."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, HostPattern):
+        return _pattern(value)
+    if isinstance(value, bytes):
+        return value.hex(":")
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list | frozenset):
+        return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value

@@ -1,0 +1,242 @@
+"""`portier demo`: a lab of namespaces in which the real daemon runs on one of the examples, as it is.
+
+Tells a story on stdout and ends with proof that nothing is left.  What it makes lives in namespaces of
+this process, so nothing outside is touched and everything goes with it; no step waits for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import importlib.resources
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from portier.cli import complain, exits
+from portier.cli.lab import Lab, Node
+from portier.errors import PortierError, Refused
+from portier.system.control import ControlClient
+
+EXAMPLE = "libvirt-lxc.yaml"  # its interfaces are those that this lab makes
+_TOPOLOGY = """\
+            2001:db8:7::/64, on-link everywhere: nothing is routed or delegated
+
+   router                     portier                        vm
+   2001:db8:7::1 -------- eth0     virbr0 ---(bridge)--- 2001:db8:7::a
+                                                             container
+                                  lxc-web -------------- 2001:db8:7::b
+"""
+_ROUTER, _VM, _CONTAINER = "2001:db8:7::1", "2001:db8:7::a", "2001:db8:7::b"
+_START_SECONDS = 20.0
+_STOP_SECONDS = 10.0
+_PING_SECONDS = 5.0
+_SILENCE_SECONDS = 1.5  # how long "no answer" is waited for
+_PR_SET_PDEATHSIG = 1
+
+
+class _DemoError(PortierError):
+    """The demo did not show what it should."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Play the demo; 0 when everything worked and nothing is left."""
+    del options
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: daemon and lab go first
+    with contextlib.ExitStack() as stack:
+        try:
+            example = stack.enter_context(_example())
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="portier-demo-")))
+            lab = stack.enter_context(Lab("portier"))
+            _play(lab, example, directory)
+        except (_DemoError, NetlinkError) as error:
+            complain("demo", str(error))
+            return exits.FAILED
+    return exits.OK
+
+
+def _play(lab: Lab, example: Path, directory: Path) -> None:
+    began = time.monotonic()
+    _say("A lab of four hosts, each a network namespace of this process")
+    print(_TOPOLOGY)
+    router, vm, container = _build(lab)
+    before = lab.traces()
+
+    _say("Without Portier the router's neighbor solicitations end at eth0")
+    _expect_silence(lab, router, "vm", _VM)
+
+    _say(f"The daemon starts on {example.name}, as it is")
+    print("\n".join(f"    {line}" for line in _settings(example)))
+    with _daemon(example, directory) as process:
+        _ready(process, directory)
+
+        _say("Everybody reaches everybody")
+        for start, name, target in (
+            (router, "vm", _VM),
+            (router, "container", _CONTAINER),
+            (vm, "router", _ROUTER),
+            (container, "router", _ROUTER),
+            (vm, "container", _CONTAINER),
+            (lab.here, "vm", _VM),
+        ):
+            _expect_answer(lab, start, name, target)
+
+        for command, code in (
+            (["status"], exits.OK),
+            (["neighbors"], exits.OK),
+            (["explain", _VM], exits.OK),
+            (["explain", "2001:db8:7::dead"], exits.FAILED),
+        ):
+            _show(command, directory, code)
+
+        _say("The daemon is told to stop")
+        _stop(process)
+
+    left = before.differences(lab.traces())
+    for difference in left:
+        print(f"    {difference}")
+    if left:
+        raise _DemoError(f"the kernel is not as it was before: {len(left)} differences")
+    print(
+        f"    nothing is left: {len(before.routes)} routes, {len(before.rules)} rules, "
+        f"{len(before.sysctls)} sysctls, {len(before.flags)} links and {len(before.multicast)} multicast "
+        "memberships are as they were before"
+    )
+    _expect_silence(lab, router, "vm", _VM)
+    print(f"\nAll of it worked, in {time.monotonic() - began:.0f} seconds.")
+
+
+def _say(title: str) -> None:
+    print(f"\n== {title}", flush=True)
+
+
+def _build(lab: Lab) -> tuple[Node, Node, Node]:
+    """The topology, with every address ready for use."""
+    here, router, vm, container = lab.here, lab.node("router"), lab.node("vm"), lab.node("container")
+    lab.wire(here, "eth0", router, "eth0")
+    lab.bridge(here, "virbr0")
+    lab.wire(here, "vnet0", vm, "eth0", bridge="virbr0")
+    lab.wire(here, "lxc-web", container, "eth0")
+    lab.address(router, "eth0", f"{_ROUTER}/64")
+    lab.address(here, "eth0", "2001:db8:7::2/64")
+    lab.address(vm, "eth0", f"{_VM}/64")
+    lab.address(container, "eth0", f"{_CONTAINER}/64")
+    lab.default_route(here, _ROUTER)
+    lab.settle(15)
+    return router, vm, container
+
+
+def _expect_answer(lab: Lab, start: Node, name: str, target: str) -> None:
+    took = lab.ping(start, target, _PING_SECONDS)
+    if took is None:
+        raise _DemoError(f"{start.name} pings {name}, {target}: no answer within {_PING_SECONDS:g} s")
+    print(f"    {start.name:<9} pings {name:<9} {target:<14} answered after {took * 1000:.1f} ms", flush=True)
+
+
+def _expect_silence(lab: Lab, start: Node, name: str, target: str) -> None:
+    if lab.ping(start, target, _SILENCE_SECONDS) is not None:
+        raise _DemoError(f"{start.name} reaches {name} without Portier: this lab proves nothing")
+    print(f"    {start.name:<9} pings {name:<9} {target:<14} no answer", flush=True)
+
+
+@contextlib.contextmanager
+def _example() -> Iterator[Path]:
+    """The example's file: in the installed package, or in the checkout it was started from."""
+    package = importlib.resources.files("portier")
+    for place in (package.joinpath("examples", EXAMPLE), package.joinpath("..", "examples", EXAMPLE)):
+        if place.is_file():
+            with importlib.resources.as_file(place) as path:
+                yield path.resolve()
+            return
+    raise Refused(f"the example {EXAMPLE} is not where the package was installed: install it again")
+
+
+def _settings(example: Path) -> list[str]:
+    """The file without its comments."""
+    lines = example.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _command(arguments: list[str], directory: Path) -> list[str]:
+    return [sys.executable, "-m", "portier", "--runtime-dir", str(directory), *arguments]
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _daemon(example: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The real daemon, in a process of its own, which never outlives this one."""
+    environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            _command(["run", "--config", str(example)], directory),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509  (there are no threads here)
+        )
+    try:
+        yield process
+    except Exception:
+        print((directory / "log").read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
+        raise
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _ready(process: subprocess.Popen[bytes], directory: Path) -> None:
+    """Wait until all of the lab's ports are in use."""
+    deadline = time.monotonic() + _START_SECONDS
+    client = ControlClient(directory)
+    active: list[str] = []
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise _DemoError(f"the daemon ended with {process.returncode}; its log is above")
+        with contextlib.suppress(Refused):
+            status: dict[str, Any] = client.get("/v1/status")
+            ports = [port for group in status["groups"] for port in group["ports"]]
+            active = sorted(port["name"] for port in ports if port["state"] == "active")
+            if active == ["eth0", "lxc-web", "virbr0"]:
+                print(f"\n    process {process.pid}, ready: it proxies between {', '.join(active)}")
+                return
+        time.sleep(0.1)
+    raise _DemoError(f"the daemon was not ready within {_START_SECONDS:g} s; active ports: {active}")
+
+
+def _show(arguments: list[str], directory: Path, expected: int) -> None:
+    """Run a command as a user would, and show what it prints."""
+    _say(f"portier {' '.join(arguments)}")
+    done = subprocess.run(
+        _command(arguments, directory), capture_output=True, text=True, timeout=_START_SECONDS, check=False
+    )
+    print("\n".join(f"    {line}" for line in (done.stdout + done.stderr).splitlines()), flush=True)
+    if done.returncode != expected:
+        raise _DemoError(f"portier {' '.join(arguments)} ended with {done.returncode}, not {expected}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        code = process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise _DemoError(f"the daemon did not stop within {_STOP_SECONDS:g} s") from None
+    if code != 0:
+        raise _DemoError(f"the daemon ended with {code}; its log is above")

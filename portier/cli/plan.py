@@ -1,0 +1,50 @@
+"""`portier plan`: the steps that would be done now.
+
+The running daemon is asked, because it knows the hosts it has learned; where none runs, the steps are
+worked out here, and that they are is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from portier.cli import complain, exits
+from portier.errors import Refused
+from portier.system.control import ControlClient
+
+_TIMEOUT = 60.0  # seconds; the daemon loads the configuration in a process of its own first
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the steps; 0 none, 2 some."""
+    try:
+        plan: dict[str, Any] = ControlClient(options.runtime_dir, _TIMEOUT).post("/v1/plan")
+        plan["daemon"] = True
+    except Refused as refused:
+        if refused.exit_code != exits.NO_DAEMON:
+            raise
+        plan = _alone(options)
+        plan["daemon"] = False
+    if options.json:
+        json.dump(plan, sys.stdout, indent=2)
+        print()
+    else:
+        for step in plan["steps"]:
+            print(step)
+        if not plan["daemon"]:
+            complain("plan", "no daemon runs: this is planned without the hosts it would have learned")
+        if not plan["steps"]:
+            print("nothing to do", file=sys.stderr)
+    return exits.STEPS if plan["steps"] else exits.OK
+
+
+def _alone(options: argparse.Namespace) -> dict[str, Any]:
+    from portier import daemon  # noqa: PLC0415  (netlink and all: not needed where the daemon answers)
+
+    return {
+        "version": 1,
+        "steps": [str(step) for step in daemon.plan_once(options.config, options.runtime_dir)],
+    }

@@ -1,0 +1,24 @@
+"""`portier reload`: the daemon reads its configuration again; the outcome is waited for and told."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from portier.cli import exits
+from portier.system.control import ControlClient
+
+_TIMEOUT = 120.0  # seconds; 10,000 rules take a few
+
+
+def run(options: argparse.Namespace) -> int:
+    """Reload; 0 done, 78 refused, with every error on stderr."""
+    outcome: dict[str, Any] = ControlClient(options.runtime_dir, _TIMEOUT).post("/v1/reload")
+    for error in outcome["errors"]:
+        print(error, file=sys.stderr)
+    if not outcome["ok"]:
+        return exits.CONFIG
+    for step in outcome.get("steps", ()):
+        print(step)
+    return exits.OK

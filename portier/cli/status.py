@@ -1,0 +1,145 @@
+"""`portier status`: is all well, and if not, what is wrong; then the groups.
+
+Renders what the daemon says of itself and judges nothing but ``--strict``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from portier.cli import exits, text
+from portier.system.control import ControlClient
+
+_PORTS_SHOWN = 16  # of those in good order; the others are all shown
+_EVENTS_SHOWN = 5
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the status; 0 healthy, 3 degraded."""
+    status = ControlClient(options.runtime_dir).get("/v1/status")
+    waiting = _waiting(status) if options.strict else []
+    if options.json:
+        json.dump(status, sys.stdout, indent=2)
+        print()
+    else:
+        print("\n".join(render(status, text.width(), waiting)))
+    return exits.OK if status["healthy"] and not waiting else exits.DEGRADED
+
+
+def _waiting(status: dict[str, Any]) -> list[str]:
+    """The ports that wait, as problems."""
+    return [
+        f"{group['name']}: {port['name']} is waiting: {port['reason'] or 'not there yet'}"
+        for group in status["groups"]
+        for port in group["ports"]
+        if port["state"] == "waiting"
+    ]
+
+
+def render(status: dict[str, Any], columns: int, waiting: list[str]) -> Iterator[str]:
+    """The status as lines of at most ``columns`` where that can be; problems first."""
+    problems = [*status["problems"], *waiting]
+    if status["healthy"] and not problems:
+        yield "portier is healthy"
+    else:
+        yield f"portier is degraded: {text.plural(max(len(problems), 1), 'problem')}"
+    for problem in problems:
+        yield from text.wrap(f"! {problem}", columns)
+    yield from _config(status, columns)
+    for group in status["groups"]:
+        yield ""
+        yield from _group(group, columns)
+    reconcile = status["reconcile"]
+    trouble = [*reconcile["errors"], *(f"still to do: {step}" for step in reconcile["pending_steps"])]
+    yield from _section("kernel", trouble, columns)
+    yield from _section("last events", status["events"][-_EVENTS_SHOWN:], columns)
+
+
+def _config(status: dict[str, Any], columns: int) -> Iterator[str]:
+    config = status["config"]
+    yield from text.wrap(
+        f"{config['file']}, generation {config['generation']}, loaded {text.span(config['age'])} ago; "
+        f"process {status['pid']}, up {text.span(status['uptime'])}",
+        columns,
+    )
+    if config["differs"] and not config["error"]:
+        yield from text.wrap("the file has changed since: apply it with `portier reload`", columns)
+    if config["inactive"]:
+        yield from text.wrap(f"not active yet: {', '.join(config['inactive'])}", columns)
+
+
+def _group(group: dict[str, Any], columns: int) -> Iterator[str]:
+    upstream = group["upstream"]
+    if not upstream["candidates"]:
+        said = "no upstream"
+    else:
+        said = f"upstream {upstream['active'] or 'none'}"
+        if upstream["candidates"] != [upstream["active"]]:
+            said += f" of {', '.join(upstream['candidates'])}"
+    yield from text.wrap(f"group {group['name']}: {group['mode']}, {said}", columns)
+    yield from _ports(group["ports"], columns)
+    live = [
+        live["prefix"]
+        + (f" (gone, {text.span(live['grace_left'])} of grace left)" if live["grace_left"] else "")
+        for live in group["live"]
+    ]
+    yield from text.wrap(
+        ", ".join(
+            [
+                text.plural(group["rules"], "rule"),
+                text.plural(group["neighbors"], "neighbor"),
+                f"{group['pending']} pending",
+                *([f"IPv4: {group['ipv4']}"] if group["ipv4"] else []),
+            ]
+        ),
+        columns,
+        indent=2,
+    )
+    if live:
+        yield from text.wrap(f"upstream prefixes: {', '.join(live)}", columns, indent=2)
+    worker = group["worker"]
+    if worker["state"] != "running" or worker["restarts"]:
+        restarts = f", {text.plural(worker['restarts'], 'restart')}" if worker["restarts"] else ""
+        error = f": {worker['error']}" if worker["error"] else ""
+        yield from text.wrap(f"worker: {worker['state']}{restarts}{error}", columns, indent=2)
+    for port, counts in group["counters"].items():
+        if counts:
+            most = sorted(counts.items(), key=lambda item: -item[1])
+            said = ", ".join(f"{count} {verdict}" for verdict, count in most)
+            yield from text.wrap(f"{port}: {said}", columns, indent=2)
+    for warning in group["warnings"]:
+        yield from text.wrap(f"warning: {warning}", columns, indent=2)
+
+
+def _ports(ports: list[dict[str, Any]], columns: int) -> Iterator[str]:
+    good = [port for port in ports if port["state"] == "active"]
+    shown = [port for port in ports if port["state"] != "active"] + good[:_PORTS_SHOWN]
+    rows = [("port", "role", "state", "speaks from", "link-layer", "drops", "why")]
+    rows += [
+        (
+            port["name"],
+            port["role"],
+            port["state"],
+            port["source"] or "",
+            port["mac"] or "",
+            str(port["drops"]) if port["drops"] else "",
+            port["reason"] or "",
+        )
+        for port in shown
+    ]
+    if shown:
+        yield from text.table(rows, columns, indent=2)
+    if len(good) > _PORTS_SHOWN:
+        yield f"  and {len(good) - _PORTS_SHOWN} more, all active"
+
+
+def _section(title: str, lines: list[str], columns: int) -> Iterator[str]:
+    if lines:
+        yield ""
+        yield title
+        for line in lines:
+            yield from text.wrap(line, columns, indent=2)
