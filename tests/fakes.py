@@ -1,0 +1,349 @@
+"""Stand-ins that hold state: a kernel, a record, workers, a clock.
+
+They behave as the real ones do in what the reconciler relies on, and `tests/system` runs one suite against
+both.  Each has a hook to make it fail, and a log of what was done to it, in order.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Container
+from ipaddress import IPv6Address, IPv6Network
+
+from portier.core.model import (
+    Bound,
+    HostRoute,
+    KernelRoute,
+    Link,
+    LinkAddress,
+    PolicyRule,
+    Snapshot,
+)
+from portier.core.outcome import RouteResult
+from portier.errors import KernelError
+
+_CONF = "net/ipv6/conf"
+
+
+class FakeClock:
+    """A monotonic clock that goes forward when told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """The time now."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+class FakeRecord:
+    """The record of what Portier made, in memory."""
+
+    def __init__(self) -> None:
+        self._routes: set[HostRoute] = set()
+        self._rules: set[PolicyRule] = set()
+        self._sysctls: dict[str, tuple[str, str]] = {}
+
+    def note_route(self, route: HostRoute) -> None:
+        """Record a route that is about to be added."""
+        self._routes.add(route)
+
+    def forget_route(self, route: HostRoute) -> None:
+        """Strike a route that is gone."""
+        self._routes.discard(route)
+
+    def routes(self) -> frozenset[HostRoute]:
+        """The routes on record."""
+        return frozenset(self._routes)
+
+    def note_rule(self, rule: PolicyRule) -> None:
+        """Record a policy rule that is about to be added."""
+        self._rules.add(rule)
+
+    def forget_rule(self, rule: PolicyRule) -> None:
+        """Strike a policy rule that is gone."""
+        self._rules.discard(rule)
+
+    def rules(self) -> frozenset[PolicyRule]:
+        """The policy rules on record."""
+        return frozenset(self._rules)
+
+    def note_sysctl(self, path: str, old: str, new: str) -> None:
+        """Record a sysctl that is about to be written."""
+        self._sysctls[path] = (old, new)
+
+    def forget_sysctl(self, path: str) -> None:
+        """Strike a sysctl that is as it was."""
+        self._sysctls.pop(path, None)
+
+    def sysctls(self) -> dict[str, tuple[str, str]]:
+        """The sysctls on record: what was found and what was set."""
+        return dict(self._sysctls)
+
+    def empty(self) -> bool:
+        """Whether nothing is on record."""
+        return not (self._routes or self._rules or self._sysctls)
+
+
+class FakeKernel:
+    """A kernel's links, addresses, routes, policy rules and sysctls.
+
+    As in Linux: what is on a link goes with it; ``all/forwarding`` overwrites every interface's own value
+    and the default; a route is added only where none with its destination, table and metric is.
+    """
+
+    def __init__(self, record: FakeRecord | None = None, *, force_forwarding: bool = True) -> None:
+        self.record = record or FakeRecord()
+        self.force_forwarding = force_forwarding
+        self.links: dict[int, Link] = {}
+        self.addresses: list[LinkAddress] = []
+        self.routes: list[KernelRoute] = []  # of other makers, but for host routes
+        self.host_routes: list[HostRoute] = []  # whoever made them
+        self.rules: set[PolicyRule] = set()
+        self.forwarding = 0
+        self.forwarding_default = 0
+        self.done: list[str] = []  # what was asked of it and succeeded
+        self.refuse: Callable[[str], int] = lambda _operation: 0  # gives an errno to fail an operation with
+        self.snapshots = 0
+        self._next = 1
+
+    # -- the world: what administrators and drivers do
+
+    def add_link(
+        self,
+        name: str,
+        *,
+        kind: str = "veth",
+        up: bool = True,
+        carrier: bool = True,
+        master: str = "",
+        mac: bytes | None = b"",
+        address: bool = True,
+        accept_ra: int = 1,
+    ) -> int:
+        """Make a link; its MAC follows from its index unless one is given, or None for a link without.
+        ``address`` gives it a link-local address that is past duplicate address detection."""
+        self._next += 1
+        index = self._next
+        self.links[index] = Link(
+            ifindex=index,
+            name=name,
+            mac=mac if mac is None or mac else b"\x02\0\0\0\0" + bytes([index % 256]),
+            mtu=1500,
+            up=up,
+            carrier=carrier,
+            master=self.index(master) if master else 0,
+            kind=kind,
+            loopback=kind == "loopback",
+            forwarding=self.forwarding_default,
+            accept_ra=accept_ra,
+            force_forwarding=0 if self.force_forwarding else None,
+        )
+        if address:
+            self.add_address(name, f"fe80::{index:x}/64")
+        return index
+
+    def index(self, name: str) -> int:
+        """The index of a link, by name."""
+        return next(link.ifindex for link in self.links.values() if link.name == name)
+
+    def change_link(self, name: str, **changes: object) -> None:
+        """Change fields of a link, its name among them."""
+        index = self.index(name)
+        self.links[index] = self.links[index]._replace(**changes)  # type: ignore[arg-type]
+        if changes.get("up") is False:
+            self._flush(index)
+
+    def remove_link(self, name: str) -> None:
+        """Delete a link, and with it its addresses and routes; policy rules stay."""
+        index = self.index(name)
+        del self.links[index]
+        self._flush(index)
+        self.addresses = [a for a in self.addresses if a.ifindex != index]
+
+    def _flush(self, index: int) -> None:
+        self.routes = [r for r in self.routes if r.ifindex != index]
+        self.host_routes = [r for r in self.host_routes if r.ifindex != index]
+
+    def add_address(self, name: str, text: str, *, tentative: bool = False) -> None:
+        """Give a link an address like ``2001:db8::1/64``, and the route that comes with it."""
+        index = self.index(name)
+        address, _, length = text.partition("/")
+        packed = IPv6Address(address).packed
+        self.addresses.append(LinkAddress(index, packed, int(length), tentative, False, False))
+        if length != "128":
+            self.add_foreign_route(str(IPv6Network(text, strict=False)), name, protocol=2, metric=256)
+
+    def settle_addresses(self) -> None:
+        """End duplicate address detection, with success."""
+        self.addresses = [a._replace(tentative=False) for a in self.addresses]
+
+    def remove_address(self, name: str, text: str) -> None:
+        """Take an address away, and the route that came with it."""
+        index = self.index(name)
+        packed = IPv6Address(text.partition("/")[0]).packed
+        self.addresses = [a for a in self.addresses if (a.ifindex, a.address) != (index, packed)]
+        network = IPv6Network(text, strict=False).network_address.packed
+        self.routes = [
+            r for r in self.routes if (r.ifindex, r.destination, r.protocol) != (index, network, 2)
+        ]
+
+    def add_foreign_route(
+        self, network: str, name: str, *, via: str | None = None, protocol: int = 4, metric: int = 1024
+    ) -> None:
+        """Make a route as others make them."""
+        parsed = IPv6Network(network)
+        gateway = IPv6Address(via).packed if via else None
+        route = KernelRoute(
+            parsed.network_address.packed, parsed.prefixlen, self.index(name), gateway, 254, metric, protocol
+        )
+        self.routes = [*self.routes, route]
+
+    # -- what Portier asks of it
+
+    def snapshot(self, protocol: int = 135, ports: Container[int] | None = None) -> Snapshot:
+        """What the kernel shows.  Without ``ports`` the routes of all links are shown."""
+        self.snapshots += 1
+        return Snapshot(
+            links=tuple(self.links.values()),
+            addresses=tuple(self.addresses),
+            routes=tuple(r for r in self.routes if ports is None or r.ifindex in ports),
+            host_routes=frozenset(r for r in self.host_routes if r.protocol == protocol),
+            rules=frozenset(r for r in self.rules if r.protocol == protocol),
+            forwarding=self.forwarding,
+            force_forwarding=self.force_forwarding,
+        )
+
+    def add_route(self, route: HostRoute) -> RouteResult:
+        """Add a host route, exclusively."""
+        self._attempt(f"add route {IPv6Address(route.address)}")
+        if route.ifindex not in self.links:
+            raise KernelError(f"add route {IPv6Address(route.address)}", "No such device", errno.ENODEV)
+        for present in self.host_routes:
+            if (present.address, present.table, present.metric) == (route.address, route.table, route.metric):
+                ours = present == route and route in self.record.routes()
+                return RouteResult.PRESENT if ours else RouteResult.FOREIGN
+        self.record.note_route(route)
+        self.host_routes.append(route)
+        return RouteResult.ADDED
+
+    def remove_route(self, route: HostRoute) -> None:
+        """Remove a host route; that it is gone is success."""
+        self._attempt(f"remove route {IPv6Address(route.address)}")
+        self.host_routes = [present for present in self.host_routes if present != route]
+        self.record.forget_route(route)
+
+    def add_rule(self, rule: PolicyRule) -> None:
+        """Add a policy rule; one that is there already is success."""
+        self._attempt(f"add rule {rule.iif}")
+        self.rules.add(rule)
+
+    def remove_rule(self, rule: PolicyRule) -> None:
+        """Remove a policy rule; that it is gone is success."""
+        self._attempt(f"remove rule {rule.iif}")
+        self.rules.discard(rule)
+
+    def get_sysctl(self, path: str) -> str | None:
+        """The value of a sysctl, None where there is no such thing."""
+        if path == f"{_CONF}/all/forwarding":
+            return str(self.forwarding)
+        if path == f"{_CONF}/default/forwarding":
+            return str(self.forwarding_default)
+        name, _, key = path.removeprefix(f"{_CONF}/").rpartition("/")
+        link = next((link for link in self.links.values() if link.name == name), None)
+        value = getattr(link, key, None)
+        return None if value is None else str(value)
+
+    def set_sysctl(self, path: str, value: str) -> None:
+        """Write a sysctl."""
+        self._attempt(f"set {path} {value}")
+        if path == f"{_CONF}/all/forwarding":
+            self.forwarding = self.forwarding_default = int(value)
+            self.links = {i: link._replace(forwarding=int(value)) for i, link in self.links.items()}
+            return
+        if path == f"{_CONF}/default/forwarding":
+            self.forwarding_default = int(value)
+            return
+        if self.get_sysctl(path) is None:
+            raise KernelError(f"set {path}", "No such file or directory", errno.ENOENT)
+        name, _, key = path.removeprefix(f"{_CONF}/").rpartition("/")
+        index = self.index(name)
+        self.links[index] = self.links[index]._replace(**{key: int(value)})  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _attempt(self, operation: str) -> None:
+        if code := self.refuse(operation):
+            raise KernelError(operation, errno.errorcode[code], code)
+        self.done.append(operation)
+
+
+class FakeWorkers:
+    """Workers that do nothing but learn what they are told to have learned."""
+
+    def __init__(self, kernel: FakeKernel | None = None) -> None:
+        self.kernel = kernel
+        self.bounds: dict[str, Bound] = {}
+        self.hosts: set[HostRoute] = set()
+        self.done: list[str] = []
+        self.refuse: Callable[[str], bool] = lambda _name: False
+
+    def learn(self, address: str, ifindex: int, *, route: bool = True) -> HostRoute:
+        """Learn a host, and add its route as a worker does."""
+        made = HostRoute(IPv6Address(address).packed, ifindex, 254, 4389, 135)
+        self.hosts.add(made)
+        if route and self.kernel is not None:
+            self.kernel.add_route(made)
+        return made
+
+    def running(self) -> dict[str, Bound]:
+        """What each worker is bound to."""
+        return dict(self.bounds)
+
+    def start(self, bound: Bound) -> None:
+        """Start a group's worker."""
+        name = bound.group.name
+        if self.refuse(name):
+            raise OSError(errno.EMFILE, "Too many open files")
+        assert name not in self.bounds, "started twice"
+        self._sole_owner(bound)
+        self.bounds[name] = bound
+        self.done.append(f"start {name}")
+
+    def update(self, bound: Bound) -> None:
+        """Bind a group's worker anew."""
+        self._sole_owner(bound)
+        self.bounds[bound.group.name] = bound
+        self.done.append(f"update {bound.group.name}")
+        self._drop_lost()
+
+    def stop(self, name: str) -> None:
+        """Stop a group's worker."""
+        del self.bounds[name]
+        self.done.append(f"stop {name}")
+        self._drop_lost()
+
+    def crash(self, name: str) -> None:
+        """Lose a worker with all it knew."""
+        del self.bounds[name]
+        self._drop_lost()
+
+    def learned(self) -> frozenset[HostRoute]:
+        """The host routes that workers want."""
+        return frozenset(self.hosts)
+
+    def _drop_lost(self) -> None:
+        held = {port.ifindex for bound in self.bounds.values() for port in bound.ports}
+        self.hosts = {route for route in self.hosts if route.ifindex in held}
+
+    def _sole_owner(self, bound: Bound) -> None:
+        mine = {port.ifindex for port in bound.ports}
+        for name, other in self.bounds.items():
+            if name != bound.group.name:
+                both = mine & {port.ifindex for port in other.ports}
+                assert not both, f"{bound.group.name} and {name} both have {both}"
