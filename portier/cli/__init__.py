@@ -8,6 +8,7 @@ when it is called for, so that `portier status` is quick; it has one function, `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -43,18 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # any name can be shown on any terminal
     try:
-        options = _parser().parse_args(argv)
-        code = _call(options)
-        sys.stdout.flush()
+        return _call(_parser().parse_args(argv))
     except SystemExit as end:  # argparse ends so, after help or a usage error
         return end.code if isinstance(end.code, int) else exits.OK
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. What is still buffered must not fail at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.PIPE
     except KeyboardInterrupt:
         return exits.INTERRUPTED
-    return code
 
 
 def _call(options: argparse.Namespace) -> int:
@@ -62,18 +56,21 @@ def _call(options: argparse.Namespace) -> int:
     name: str = options.command
     try:
         code: int = importlib.import_module(f"portier.cli.{name}").run(options)
+        sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)
         code = exits.CONFIG
     except PortierError as error:
         complain(name, str(error))
         code = error.exit_code if isinstance(error, Refused) else exits.FAILED
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError:  # whoever read our output has seen enough
+        _discard_output()
+        code = exits.PIPE
     except PermissionError as error:
         complain(name, f"{error}: run as root")
         code = exits.NOT_PERMITTED
     except OSError as error:
+        _discard_output()
         complain(name, str(error))
         code = exits.SYSTEM
     except Exception as error:  # noqa: BLE001  (the last resort: no traceback reaches a user)
@@ -86,6 +83,12 @@ def _call(options: argparse.Namespace) -> int:
         )
         code = exits.BUG
     return code
+
+
+def _discard_output() -> None:
+    """Keep what could not be written from failing once more when the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(name: str, message: str) -> None:
