@@ -1,0 +1,132 @@
+"""The load generator from Python, and the place where a proxy is measured.
+
+`generator()` compiles generator.c, once a process.  `Site` is two hosts of the test lab: `proxy`, which has
+the interfaces `outer` (upstream) and `inner` (downstream), and `world`, in which the other ends of both lie
+and whose kernel stays out of it: the generator is the only one to speak there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.netns.lab import Lab
+
+SOURCE: Final = Path(__file__).with_name("generator.c")
+PREFIX: Final = "2001:db8:7::/64"
+OUTER: Final = "outer"
+INNER: Final = "inner"
+
+
+@functools.cache
+def generator() -> Path:
+    """The compiled generator."""
+    binary = Path(tempfile.mkdtemp(prefix="portier-bench-")) / "generator"
+    subprocess.run(["cc", "-O2", "-o", binary, SOURCE], check=True)
+    return binary
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the generator counted.  Times with ``_us`` are microseconds, with ``_at`` seconds of
+    CLOCK_MONOTONIC (0: never); ``extra`` are right answers that nobody waited for, ``wrong`` those with a
+    defect, ``dropped`` frames that the generator itself was too slow for."""
+
+    seconds: float
+    sent: int
+    answered: int
+    lost: int
+    wrong: int
+    extra: int
+    served: int
+    router_flag: int
+    override_flag: int
+    p50_us: float
+    p99_us: float
+    max_us: float
+    first_answer_at: float
+    started_at: float
+    dropped: int
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return self.answered / self.seconds
+
+    @classmethod
+    def read(cls, output: str) -> Result:
+        """The last line of the generator's output."""
+        return cls(**json.loads(output.splitlines()[-1]))
+
+
+def command(core: int, *args: str) -> list[str]:
+    """The command line of a generator that runs on a core of its own."""
+    return ["taskset", "-c", str(core), str(generator()), *args]
+
+
+class Site:
+    """A proxy host between two cables."""
+
+    def __init__(self, lab: Lab, *, name: str = "", core: int = 0) -> None:
+        self.core = core
+        self.lab = lab
+        self.proxy = lab.host(f"proxy{name}", forwarding=True)
+        self.world = lab.host(f"world{name}")
+        self.world.sysctl("net/ipv6/conf/default/disable_ipv6", 1)
+        for interface in (OUTER, INNER):
+            self.proxy.ip(
+                f"link add {interface} address {lab.new_mac()} type veth "
+                f"peer name {interface} address {lab.new_mac()} netns {self.world.pid}"
+            )
+            self.world.ip(f"link set {interface} up")
+            self.proxy.ip(f"link set {interface} up")
+        for interface in (OUTER, INNER):
+            self.proxy.link_local(interface)
+        self.proxy.add(INNER, PREFIX.replace("::", "::1"))
+        self.mac = self.proxy.mac(OUTER)
+
+    def args(self, *, targets: int, seconds: float, respond: bool) -> list[str]:
+        """What every run of the generator here is told."""
+        told = ["--ask", OUTER, "--targets", str(targets), "--seconds", str(seconds), "--expect", self.mac]
+        return [*told, "--respond", INNER] if respond else told
+
+    def run(self, args: list[str], seconds: float) -> Result:
+        """Run the generator in the world."""
+        done = self.world.run(command(self.core, *args), check=False, timeout=seconds + 30)
+        if not done.stdout.rstrip().endswith("}"):
+            raise AssertionError(f"generator: exit {done.returncode}: {done.stderr}")
+        if done.stderr:
+            print(done.stderr, end="")
+        return Result.read(done.stdout)
+
+    def ask(
+        self,
+        *,
+        targets: int,
+        window: int,
+        seconds: float,
+        once: bool = False,
+        timeout: float = 1.0,
+        respond: bool = True,
+        verify: bool = False,
+        unicast: bool = False,
+    ) -> Result:
+        """Closed loop: `window` solicitations on the way at any time, for `seconds`, or until every target
+        had its turn where `once`.  `verify` checks every checksum, at a cost to the generator."""
+        args = self.args(targets=targets, seconds=seconds, respond=respond)
+        args += ["--window", str(window), "--timeout", str(timeout)]
+        args += ["--once"] * once + ["--checksum"] * verify + ["--unicast", self.mac] * unicast
+        return self.run(args, seconds + timeout)
+
+    def pace(
+        self, *, targets: int, rate: float, seconds: float, timeout: float = 1.0, respond: bool = True
+    ) -> Result:
+        """Open loop: `rate` solicitations a second whatever comes back, for `seconds`, and `timeout` for the
+        last answers."""
+        args = self.args(targets=targets, seconds=seconds, respond=respond)
+        return self.run([*args, "--rate", str(rate), "--timeout", str(timeout)], seconds + timeout)
