@@ -53,3 +53,13 @@ def lab(keeper: Keeper, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
         for daemon in lab.portiers:
             print(f"--- log of the daemon on {daemon.host.name}:\n{daemon.tail(200)}")
         pytest.fail("; ".join(problems))
+
+
+@pytest.fixture(scope="module")
+def shared_lab(keeper: Keeper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One lab for all tests of a module that do not disturb each other."""
+    lab = Lab(keeper, tmp_path_factory.mktemp("shared"))
+    yield lab
+    problems = lab.close()
+    if problems:
+        pytest.fail("; ".join(problems))
