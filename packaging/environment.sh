@@ -15,17 +15,25 @@ find_python() {
     exit 69
 }
 
-# make_environment DIR: a virtual environment in DIR; sets $venv. One that is there is used again, unless
-# it was made with another Python or was left half made.
+# make_environment DIR: a virtual environment in DIR; sets $venv. One that is there is used again. Only one
+# made here is ever removed: when it was left half made, or its Python has changed.
 make_environment() {
     venv=$1
     version=$("$python" -c 'import sys; print(sys.version)')
-    if [ "$(cat "$venv/made-with" 2>/dev/null)" = "$version" ]; then
-        return
+    made=$(cat "$venv/made-with" 2>/dev/null || true)
+    if [ -e "$venv" ] && { [ -z "$made" ] || [ "$made" = "$version" ]; }; then
+        if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+            return
+        fi
+        if [ -z "$made" ]; then
+            say "$venv is there and is no virtual environment with pip: remove it, or set it right"
+            exit 73
+        fi
     fi
     say "making an environment in $venv"
     rm -rf "$venv"
-    mkdir -p "$(dirname "$venv")"
+    mkdir -p "$venv"
+    echo unfinished >"$venv/made-with"
     if "$python" -c 'import ensurepip' 2>/dev/null; then
         "$python" -m venv "$venv"
     elif "$python" -m virtualenv --version >/dev/null 2>&1; then
@@ -34,6 +42,7 @@ make_environment() {
         "$python" -m venv --without-pip "$venv"
         "$python" -m pip --python "$venv/bin/python" install --quiet pip
     else
+        rm -rf "$venv"
         minor=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
         say "this Python cannot make virtual environments; on Debian and Ubuntu:"
         say "    sudo apt-get install python$minor-venv"
