@@ -399,7 +399,7 @@ class RouteEngine:
 
     def _look(self, port: _Attached, frame: bytes, now: float) -> Outcome:
         # The socket's filter cuts frames from outside that bear our own address down to the header.
-        message = Verdict.OWN_FRAME if len(frame) <= ndp.IPV6 else ndp.parse(frame)
+        message = Verdict.OWN_FRAME if len(frame) == ndp.IPV6 else ndp.parse(frame)
         verdict = message if isinstance(message, Verdict) else self._message(port, message, now)
         port.counts[verdict] += 1
         return self._outcome(verdict)
@@ -1109,7 +1109,7 @@ class RouteEngine:
                 self._drop(entry)
             else:
                 self._send_probe(entry, now)
-        elif now - entry.heard >= timers.forget:
+        elif now >= entry.heard + timers.forget:
             self._send_probe(entry, now)
         else:
             self._schedule(entry, entry.heard + timers.forget)

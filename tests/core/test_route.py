@@ -1,0 +1,1010 @@
+"""The engine for mode route, frame by frame."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from portier.core import ndp
+from portier.core.model import (
+    Advertisement,
+    Answer,
+    EventKind,
+    Limits,
+    Live,
+    Routes,
+    Rule,
+    Source,
+    Switch,
+    Timers,
+)
+from portier.core.outcome import RouteResult, Verdict
+from tests.core.playbook import LAN, D, E, Playbook, U, fix_checksum, ip, mac, port
+
+ROUTER = "fe80::1:1"
+ANSWERED, RESOLVING = Verdict.ANSWERED, Verdict.RESOLVING
+
+
+def on_link_upstream(**group: object) -> Playbook:
+    """The common VPS: the LAN is on-link on the upstream, the hosts are behind."""
+    ports = (port(U, prefixes=(LAN,), on_link=(LAN,)), port(D), port(E))
+    return Playbook(ports=ports, **group)
+
+
+# -- resolve ---------------------------------------------------------------------------------------
+
+
+def test_an_unknown_target_is_asked_for_and_answered_when_it_answers() -> None:
+    """Multicast on the other ports, the route before the answer, the answer as RFC 4861 has it."""
+    play = Playbook()
+
+    assert play.ns(U, ROUTER, "::5", 1) is RESOLVING
+    asked = play.of("NS")
+    assert [sent.port for sent in asked] == [D, E]
+    assert asked[0].message.destination == ndp.solicited_node(ip("::5"))
+    assert asked[0].message.source == port(D).source
+    assert asked[0].message.link_layer == play.mac_of(D)
+
+    assert play.na(D, "::5", 5) is Verdict.HEARD
+    (answer,) = play.of("NA")
+    assert answer.port == U
+    assert answer.message.destination == ip(ROUTER)
+    assert answer.message.ether_destination == mac(1)
+    assert answer.message.source == port(U).source
+    assert answer.message.link_layer == play.mac_of(U)
+    assert answer.message.flags == ndp.S_FLAG
+    assert play.route("::5") == D
+
+
+def test_a_known_host_is_answered_at_once() -> None:
+    """No second question within `reachable`."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+
+    for _ in range(3):
+        assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+        assert [sent.kind for sent in play.sent] == ["NA"]
+
+
+def test_resolution_is_retransmitted_then_given_up_and_not_repeated_within_negative() -> None:
+    """Three solicitations a second apart, silence to the asker, then quiet for `negative`."""
+    play = Playbook()
+    play.ns(U, ROUTER, "::5", 1)
+    play.pass_time(3.0)
+    assert len(play.of("NS", D)) == 2  # after the first
+    assert not play.of("NA")
+    assert play.ns(U, ROUTER, "::5", 1) is Verdict.NOBODY
+    assert not play.sent
+
+    play.pass_time(3.0)
+    assert play.ns(U, ROUTER, "::5", 1) is RESOLVING
+
+
+def test_anything_heard_from_a_host_clears_the_negative_memory() -> None:
+    """A host that comes up late is not punished."""
+    play = Playbook()
+    play.ns(U, ROUTER, "::5", 1)
+    play.pass_time(3.1)
+    play.ns(D, "::5", "::1", 5)
+
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+
+
+def test_all_who_wait_are_answered_and_asked_for_once() -> None:
+    """Askers queue up; an asker on another downstream as well."""
+    play = Playbook()
+    play.ns(U, ROUTER, "::5", 1)
+    assert play.ns(U, "fe80::2:2", "::5", 2) is RESOLVING
+    assert not play.of("NS")
+    assert play.ns(E, "fe80::3:3", "::5", 3) is RESOLVING
+    assert [sent.port for sent in play.of("NS")] == [U]
+    play.na(D, "::5", 5)
+
+    assert sorted((sent.port, sent.message.destination) for sent in play.of("NA")) == [
+        (U, ip(ROUTER)),
+        (U, ip("fe80::2:2")),
+        (E, ip("fe80::3:3")),
+    ]
+
+
+def test_an_asker_on_the_same_port_as_the_host_gets_no_answer_from_us() -> None:
+    """The host answers for itself there."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+
+    assert play.ns(D, "fe80::3:3", "::5", 3) is Verdict.SAME_PORT
+    assert not play.sent
+
+
+def test_downstream_to_upstream_is_proxied_too() -> None:
+    """A guest looks for the router's global address."""
+    play = Playbook()
+    assert play.ns(D, "fe80::5", "::1", 5) is RESOLVING
+    assert {sent.port for sent in play.of("NS")} == {U, E}
+    play.na(U, "::1", 1, flags="RSO")
+    (answer,) = play.of("NA", D)
+
+    assert answer.message.flags == ndp.S_FLAG | ndp.R_FLAG  # as its owner showed it
+    assert play.route("::1") is None  # lives upstream
+
+
+def test_isolate_keeps_downstreams_apart() -> None:
+    """Not asked, not answered between downstreams; the upstream still reaches both."""
+    play = Playbook(isolate=True)
+    assert play.ns(D, "fe80::5", "::6", 5) is RESOLVING
+    assert [sent.port for sent in play.of("NS")] == [U]
+    play.learn(E, "::6", 6)
+
+    assert play.ns(D, "fe80::5", "::6", 5) is Verdict.ISOLATED
+    assert play.ns(U, ROUTER, "::6", 1) is ANSWERED
+
+
+def test_a_target_that_no_rule_allows_gets_nothing() -> None:
+    """Nor does a denied one, nor a link-local one."""
+    play = Playbook(rules=(Rule(prefix=LAN), Rule(prefix=LAN.__class__("2001:db8:7::66/128"), allow=False)))
+
+    assert play.ns(U, ROUTER, "2001:db8:8::1", 1) is Verdict.NO_RULE
+    assert play.ns(U, ROUTER, "::66", 1) is Verdict.DENIED
+    assert play.ns(U, ROUTER, "fe80::5", 1) is Verdict.LINK_LOCAL
+    assert play.dad(U, "2001:db8:8::1", 1) is Verdict.NO_RULE
+    assert play.dad(U, "::66", 1) is Verdict.DENIED
+    assert play.na(D, "2001:db8:8::1", 5) is Verdict.NO_RULE
+    assert not play.sent
+
+
+def test_askers_limit_whose_solicitations_are_answered() -> None:
+    """In the shortcut of the hot path too."""
+    play = Playbook(rules=(Rule(prefix=LAN, askers=(LAN.__class__("fe80::/10"),)),))
+    play.learn(D, "::5", 5)
+
+    for _ in range(2):
+        assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+        assert play.ns(U, "2001:db8:9::1", "::5", 1) is Verdict.ASKER_REFUSED
+
+
+def test_a_rule_tied_to_a_port_asks_learns_and_routes_there_only() -> None:
+    """Also when the host speaks up elsewhere."""
+    play = Playbook(rules=(Rule(prefix=LAN, downstream=("down0",)),))
+    play.ns(U, ROUTER, "::5", 1)
+    assert [sent.port for sent in play.of("NS")] == [D]
+    assert play.na(E, "::5", 5) is Verdict.WRONG_PORT
+    assert play.where("::5") is None
+    play.na(D, "::5", 5)
+
+    assert play.where("::5") == D
+
+
+def test_nowhere_to_ask() -> None:
+    """A group without another usable port."""
+    play = Playbook(ports=(port(U), port(D, source=None)))
+
+    assert play.ns(U, ROUTER, "::5", 1) is Verdict.NOWHERE
+
+
+def test_a_port_without_address_answers_nothing_but_relays_probes() -> None:
+    """It has nothing to speak from."""
+    play = Playbook(ports=(port(U, source=None), port(D), port(E)))
+    play.learn(D, "::5", 5)
+
+    assert play.ns(U, ROUTER, "::5", 1) is Verdict.NO_SOURCE
+    assert play.dad(D, "::7", 7) is Verdict.RELAYED
+    assert {sent.port for sent in play.of("DAD")} == {U, E}
+
+
+def test_a_solicitation_without_option_is_answered_to_where_it_came_from() -> None:
+    """RFC 4861 section 7.2.4; nothing is learned from it (ND-119)."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+
+    assert play.ns(U, "::1", "::5", 1, option=False) is ANSWERED
+    assert play.of("NA")[0].message.ether_destination == mac(1)
+    assert play.where("::1") is None
+
+
+def test_a_probe_by_unicast_is_answered() -> None:
+    """Neighbor Unreachability Detection from link-local and global sources."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+
+    for source in (ROUTER, "::1"):
+        assert play.ns(U, source, "::5", 1, unicast=True) is ANSWERED
+        assert play.of("NA")[0].message.destination == ip(source)
+
+
+# -- advertisement ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("advertisement", "flags"),
+    [
+        (Advertisement(), 0x40),
+        (Advertisement(router=Switch.ON), 0xC0),
+        (Advertisement(override=Switch.ON), 0x60),
+        (Advertisement(router=Switch.ON, override=Switch.ON), 0xE0),
+    ],
+)
+def test_flags_are_as_configured(advertisement: Advertisement, flags: int) -> None:
+    """On the long way and in the shortcut."""
+    play = Playbook(advertisement=advertisement)
+    play.learn(D, "::5", 5)
+
+    for _ in range(2):
+        play.ns(U, ROUTER, "::5", 1)
+        assert play.of("NA")[0].message.flags == flags
+
+
+def test_router_off_hides_a_router() -> None:
+    """Forced off beats what the owner showed."""
+    play = Playbook(advertisement=Advertisement(router=Switch.OFF))
+    play.ns(D, "fe80::5", "::1", 5)
+    play.na(U, "::1", 1, flags="RSO")
+
+    assert play.of("NA")[0].message.flags == ndp.S_FLAG
+
+
+def test_source_and_link_layer_address_are_as_configured() -> None:
+    """Source `target` and another box's MAC."""
+    play = Playbook(advertisement=Advertisement(source=Source.TARGET, link_layer=mac(77)))
+    play.learn(D, "::5", 5)
+
+    for _ in range(2):
+        play.ns(U, ROUTER, "::5", 1)
+        message = play.of("NA")[0].message
+        assert (message.source, message.link_layer) == (ip("::5"), mac(77))
+        assert message.ether_source == play.mac_of(U)
+
+
+# -- always, routed ---------------------------------------------------------------------------------------
+
+ALWAYS = (Rule(prefix=LAN, answer=Answer.ALWAYS),)
+ROUTED = (Rule(prefix=LAN, answer=Answer.ROUTED),)
+
+
+def behind(**group: object) -> Playbook:
+    """The LAN is routed to a downstream."""
+    return Playbook(ports=(port(U), port(D, prefixes=(LAN,), on_link=(LAN,)), port(E)), **group)
+
+
+def test_always_answers_the_upstream_without_asking() -> None:
+    """Whether the host is there or not, in the shortcut too."""
+    play = behind(rules=ALWAYS)
+    for number in (5, 6, 5, 6):
+        assert play.ns(U, ROUTER, f"::{number}", 1) is ANSWERED
+        assert [sent.kind for sent in play.sent] == ["NA"]
+
+
+def test_always_resolves_behind_where_an_answer_alone_makes_a_black_hole() -> None:
+    """The single /64: answered and asked for, so that the route appears; not again within `negative`."""
+    play = on_link_upstream(rules=ALWAYS)
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+    assert {sent.port for sent in play.of("NS")} == {U, D, E}
+    play.na(D, "::5", 5)
+    play.pass_time(0.01)
+    assert play.route("::5") == D
+    assert not play.of("NA")
+
+    play.ns(U, ROUTER, "::6", 1)
+    play.pass_time(3.0)
+    assert play.ns(U, ROUTER, "::6", 1) is ANSWERED
+    assert not play.of("NS")
+
+
+def test_always_leaves_hosts_known_upstream_alone() -> None:
+    """They answer for themselves."""
+    play = behind(rules=ALWAYS)
+    play.ns(U, "::9", "::5", 9)
+
+    assert play.ns(U, ROUTER, "::9", 1) is Verdict.SAME_PORT
+
+
+def test_always_lets_a_new_host_have_its_address() -> None:
+    """A probe from a downstream or the upstream is relayed, not defended, when nobody is known."""
+    play = behind(rules=ALWAYS)
+    assert play.dad(D, "::5", 5) is Verdict.RELAYED
+    assert play.dad(U, "::6", 6) is Verdict.RELAYED
+    assert not play.of("NA")
+    assert play.ns(D, "fe80::5", "::7", 5) is RESOLVING
+
+
+def test_routed_follows_the_kernel() -> None:
+    """By another port of the group: answered; else not."""
+    play = Playbook(rules=ROUTED)
+    play.kernel.routes = {ip("::5"): D, ip("::6"): U, ip("::7"): 99}
+
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+    assert play.ns(U, ROUTER, "::6", 1) is Verdict.SAME_PORT
+    assert play.ns(U, ROUTER, "::7", 1) is Verdict.NO_ROUTE
+    assert play.ns(U, ROUTER, "::8", 1) is Verdict.NO_ROUTE
+    assert play.dad(U, "::5", 1) is Verdict.DEFENDED
+    assert play.dad(U, "::8", 1) is Verdict.RELAYED
+
+
+def test_routed_reaches_ports_that_have_no_link_layer_address() -> None:
+    """A tunnel cannot be asked, but answered for."""
+    play = Playbook(ports=(port(U), port(D, mac=None)), rules=ROUTED)
+    play.kernel.routes = {ip("::5"): D}
+
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+
+
+# -- life ------------------------------------------------------------------------------------------------
+
+
+def test_after_reachable_a_host_is_answered_and_probed() -> None:
+    """At the same time; the answer to the probe makes it reachable again."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.pass_time(31)
+
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+    assert [sent.kind for sent in play.sent] == ["PROBE", "NA"]
+    assert play.of("PROBE")[0].message.ether_destination == mac(5)
+    play.na(D, "::5", 5)
+    play.ns(U, ROUTER, "::5", 1)
+    assert not play.of("PROBE")
+
+
+def test_a_host_that_is_gone_is_probed_and_forgotten_with_its_route() -> None:
+    """Three probes a second apart."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.pass_time(31)
+    play.ns(U, ROUTER, "::5", 1)
+    play.pass_time(3.1)
+
+    assert len(play.of("PROBE")) == 2
+    assert play.kinds() == {EventKind.LOST}
+    assert play.where("::5") is None
+    assert play.route("::5") is None
+
+
+def test_a_silent_host_is_probed_after_forget_and_kept_if_it_answers() -> None:
+    """Idle is not gone."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.pass_time(600)
+    assert play.of("PROBE")
+    play.na(D, "::5", 5)
+    play.pass_time(500)
+    assert play.where("::5") == D
+    play.pass_time(200)
+
+    assert play.where("::5") is None
+
+
+def test_the_heap_of_timers_stays_small() -> None:
+    """Probing again and again leaves no heap of stale timers."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    for _ in range(200):
+        play.pass_time(31)
+        play.ns(U, ROUTER, "::5", 1)
+        play.na(D, "::5", 5)
+
+    assert len(play.engine._timers) < 10
+
+
+def test_time_without_anything_due_is_never_waited_for() -> None:
+    """Idle costs nothing."""
+    play = Playbook()
+
+    assert play.engine.deadline == math.inf
+
+
+# -- moves, conflicts, claims ----------------------------------------------------------------------------
+
+
+def test_the_same_host_on_another_port_is_a_move_at_once() -> None:
+    """The route follows; neighbors on the old port are told with O=1."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.ns(E, "::5", "::1", 5)
+
+    assert play.where("::5") == E
+    assert play.route("::5") == E
+    (told,) = play.of("NA", D)
+    assert told.message.destination == ndp.ALL_NODES
+    assert told.message.flags == ndp.O_FLAG
+    assert told.message.link_layer == play.mac_of(D)
+    assert EventKind.MOVED in play.kinds()
+
+
+def test_a_move_upstream_takes_the_route_away() -> None:
+    """It is on-link there."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.ns(U, "::5", "::1", 5)
+
+    assert play.where("::5") == U
+    assert play.route("::5") is None
+
+
+def test_another_link_layer_address_is_a_conflict_while_the_first_answers() -> None:
+    """The first keeps the address, and the event names the other."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+
+    assert play.na(E, "::5", 66, flags="O") is Verdict.CONFLICT
+    assert [(sent.kind, sent.port) for sent in play.sent] == [("PROBE", D)]
+    play.na(D, "::5", 5)
+    assert EventKind.CONFLICT in play.kinds()
+    assert "02:00:00:00:00:42" in play.events[0][1]
+    play.pass_time(2)
+
+    assert (play.where("::5"), play.route("::5")) == (D, D)
+
+
+def test_silence_of_the_first_makes_it_a_move() -> None:
+    """Three probes, 250 ms apart."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.na(E, "::5", 66, flags="O")
+    play.pass_time(0.74)
+    assert play.where("::5") == D
+    assert len(play.of("PROBE", D)) == 2
+    play.pass_time(0.02)
+
+    assert (play.where("::5"), play.route("::5")) == (E, E)
+
+
+def test_a_guest_that_claims_the_proxys_address_gets_nothing() -> None:
+    """By advertisement, as source, and as target of its DAD."""
+    play = Playbook(ports=(port(U, addresses=(ip("::2"),)), port(D), port(E)))
+
+    assert play.na(D, "::2", 66, flags="O") is Verdict.CLAIM
+    assert play.kinds() == {EventKind.CLAIM}
+    assert play.ns(D, "::2", "::1", 66) is Verdict.CLAIM
+    assert play.dad(D, "::2", 66) is Verdict.DEFENDED
+    assert play.where("::2") is None
+
+
+def test_a_guest_that_claims_a_next_hop_gets_nothing() -> None:
+    """By advertisement, as source, by DAD, and by its own move."""
+    play = Playbook()
+    play.next_hops = frozenset({ip("::1")})
+    play.configure()
+
+    assert play.na(D, "::1", 66, flags="O") is Verdict.CLAIM
+    assert play.ns(D, "::1", "::9", 66) is Verdict.CLAIM
+    play.dad(D, "::1", 66)
+    play.pass_time(2)
+    assert EventKind.CLAIM in play.kinds()
+    play.ns(U, "::1", "::9", 1)
+    assert play.where("::1") == U
+    assert play.na(D, "::1", 1, flags="O") is Verdict.CLAIM
+
+    assert (play.where("::1"), play.route("::1")) == (U, None)
+
+
+def test_a_claim_in_the_upstreams_prefix_is_asked_for_upstream_and_an_owner_there_wins() -> None:
+    """No route and no answer in the guest's favour; the event names it."""
+    play = on_link_upstream()
+    play.na(D, "::53", 66, flags="O")
+    assert [(sent.kind, sent.port) for sent in play.sent] == [("NS", U), ("PROBE", D)]
+    play.na(D, "::53", 66)
+    assert play.route("::53") is None
+    play.na(U, "::53", 53)
+
+    assert EventKind.CLAIM in play.kinds()
+    assert "02:00:00:00:00:42" in play.events[0][1]
+    assert (play.where("::53"), play.route("::53")) == (U, None)
+
+
+def test_a_claim_without_owner_upstream_is_learned_after_retransmit() -> None:
+    """Nobody waits for it, so the upstream has its second."""
+    play = on_link_upstream()
+    play.ns(D, "::5", "::1", 5)
+    assert play.where("::5") is None
+    play.pass_time(1.0)
+
+    assert (play.where("::5"), play.route("::5")) == (D, D)
+
+
+def test_a_guest_that_answers_for_a_server_upstream_gets_nothing() -> None:
+    """The upstream is asked at the same time as the downstreams, and its owner wins when it is slower too."""
+    for delay in (0.0, 0.001):
+        play = on_link_upstream()
+        play.ns(U, ROUTER, "::53", 1)
+        assert {sent.port for sent in play.of("NS")} == {U, D, E}
+        play.na(D, "::53", 66)
+        assert not play.of("NA")
+        assert play.route("::53") is None
+        play.pass_time(delay)
+        play.na(U, "::53", 53)
+        assert EventKind.CLAIM in play.kinds()
+        assert not play.of("NA")
+
+        assert (play.where("::53"), play.route("::53")) == (U, None)
+
+
+def test_an_owner_upstream_that_is_late_still_wins() -> None:
+    """What was learned meanwhile is put right."""
+    play = on_link_upstream()
+    play.ns(U, ROUTER, "::53", 1)
+    play.na(D, "::53", 66)
+    play.pass_time(0.1)
+    assert play.route("::53") == D
+    play.na(U, "::53", 53)
+
+    assert (play.where("::53"), play.route("::53")) == (U, None)
+    assert EventKind.CLAIM in play.kinds()
+
+
+def test_a_host_behind_is_answered_for_as_soon_as_the_upstream_had_its_chance() -> None:
+    """Milliseconds, not a second."""
+    play = on_link_upstream()
+    play.ns(U, ROUTER, "::5", 1)
+    play.na(D, "::5", 5)
+    play.pass_time(0.005)
+
+    assert [sent.port for sent in play.of("NA")] == [U]
+    assert play.route("::5") == D
+
+
+def test_another_proxys_answer_upstream_does_not_beat_the_host() -> None:
+    """O=0 upstream against the host's own O=1: two proxies side by side."""
+    play = on_link_upstream()
+    play.ns(U, ROUTER, "::5", 1)
+    play.na(D, "::5", 5)
+    play.na(U, "::5", 88, flags="S")
+    play.pass_time(0.005)
+    assert play.where("::5") == D
+
+    play = on_link_upstream()
+    play.ns(D, "fe80::9", "::5", 9)
+    play.na(U, "::5", 88, flags="S")
+    assert play.where("::5") == U
+    play.na(E, "::5", 5)
+    assert play.where("::5") == E
+
+
+def test_an_address_that_the_kernel_holds_elsewhere_is_not_believed_at_once() -> None:
+    """The place where the kernel has it is asked; its owner wins, its silence is a move."""
+    play = Playbook()
+    play.kernel.neighbors[ip("::53")] = U
+    play.na(D, "::53", 66, flags="O")
+    assert U in {sent.port for sent in play.of("NS")}
+    play.na(U, "::53", 53)
+    assert play.where("::53") == U
+
+    play = Playbook()
+    play.kernel.neighbors[ip("::5")] = U
+    play.ns(E, "fe80::9", "::5", 9)
+    play.na(D, "::5", 5)
+    assert play.where("::5") is None
+    play.pass_time(0.76)
+    assert play.where("::5") == D
+
+
+# -- DAD ---------------------------------------------------------------------------------------------------
+
+
+def test_a_probe_goes_to_the_other_ports_unchanged() -> None:
+    """ND-160, ND-161, ND-170: no link-layer option, the nonce kept, never back where it came from."""
+    play = Playbook()
+
+    assert play.dad(D, "::5", 5, b"nonce!") is Verdict.RELAYED
+    assert {sent.port for sent in play.of("DAD")} == {U, E}
+    assert all(sent.message.nonce == b"nonce!" for sent in play.of("DAD"))
+    assert all(sent.message.link_layer == b"" for sent in play.of("DAD"))
+
+
+def test_a_relayed_probe_that_comes_back_is_a_loop() -> None:
+    """Within RetransTimer; another nonce is another probe."""
+    play = Playbook()
+    play.dad(D, "::5", 5, b"nonce!")
+
+    assert play.dad(U, "::5", 88, b"nonce!") is Verdict.LOOP
+    assert play.kinds() == {EventKind.LOOP}
+    assert not play.sent
+    assert play.dad(U, "::5", 88, b"other!") is Verdict.RELAYED
+    play.pass_time(1.1)
+    assert play.dad(U, "::5", 88, b"nonce!") is not Verdict.LOOP
+
+
+def test_a_host_is_learned_from_its_probe_when_nobody_objects() -> None:
+    """Only after RetransTimer (ND-164)."""
+    play = Playbook()
+    play.dad(D, "::5", 5)
+    assert play.ns(U, ROUTER, "::6", 1) is RESOLVING
+    play.pass_time(0.9)
+    assert play.where("::5") is None
+    play.pass_time(0.2)
+
+    assert (play.where("::5"), play.route("::5")) == (D, D)
+
+
+def test_an_objection_is_passed_on_and_the_newcomer_is_not_learned() -> None:
+    """The defence: to all nodes, S=0, O=0 (ND-128, ND-162)."""
+    play = Playbook()
+    play.dad(D, "::5", 55)
+    play.na(U, "::5", 5, flags="O")
+    (defence,) = play.of("NA")
+    assert defence.port == D
+    assert defence.message.destination == ndp.ALL_NODES
+    assert defence.message.ether_destination == ndp.ALL_NODES_MAC
+    assert defence.message.flags == 0
+    play.pass_time(2)
+
+    assert play.where("::5") == U
+
+
+def test_nd_163_two_hosts_that_probe_at_once_both_see_the_others_probe() -> None:
+    """And neither is learned."""
+    play = Playbook()
+    play.dad(D, "::5", 5, b"nonce1")
+    play.dad(E, "::5", 6, b"nonce2")
+    assert {sent.port for sent in play.of("DAD")} == {U, D}
+    play.pass_time(2)
+
+    assert play.where("::5") is None
+
+
+def test_a_probe_for_an_address_in_use_is_defended_at_once() -> None:
+    """Where the owner answered within `reachable`."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+
+    assert play.dad(U, "::5", 66) is Verdict.DEFENDED
+    assert [sent.port for sent in play.of("NA")] == [U]
+    assert play.of("PROBE", D)
+    play.na(D, "::5", 5)
+    play.pass_time(2)
+    assert play.where("::5") == D
+
+
+def test_a_probe_for_a_stale_host_is_defended_as_soon_as_it_answers() -> None:
+    """Probed by unicast, and relayed; its answer is passed on within the second."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.pass_time(31)
+
+    assert play.dad(U, "::5", 66) is Verdict.RELAYED
+    assert play.of("PROBE", D)
+    assert play.of("DAD", E)
+    assert not play.of("NA")
+    play.pass_time(0.3)
+    play.na(D, "::5", 5)
+    assert [(sent.port, sent.message.destination) for sent in play.of("NA")] == [(U, ndp.ALL_NODES)]
+    play.pass_time(2)
+    assert play.where("::5") == D
+
+
+def test_a_probe_for_a_host_that_is_gone_makes_the_newcomer_its_owner() -> None:
+    """After RetransTimer, not before."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.pass_time(31)
+    play.dad(E, "::5", 66)
+    play.pass_time(0.9)
+    assert play.where("::5") == D
+    play.pass_time(0.2)
+
+    assert (play.where("::5"), play.route("::5")) == (E, E)
+
+
+def test_a_host_that_moved_and_probes_again_keeps_its_address() -> None:
+    """Its own probe is a move and never answered (ND-010); on the same port it is nothing."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+
+    assert play.dad(D, "::5", 5) is Verdict.OWN_PROBE
+    assert not play.sent
+    assert play.dad(E, "::5", 5) is Verdict.OWN_PROBE
+    assert not play.of("NA", E)
+    assert (play.where("::5"), play.route("::5")) == (E, E)
+
+
+# -- own addresses, own traffic --------------------------------------------------------------------------
+
+
+def test_own_addresses_are_answered_on_the_other_ports_with_r() -> None:
+    """By the kernel where they live."""
+    play = Playbook(ports=(port(U, addresses=(ip("::2"),)), port(D), port(E)), rules=())
+
+    assert play.ns(U, ROUTER, "::2", 1) is Verdict.OWN_ADDRESS
+    assert play.ns(D, "fe80::5", "::2", 5) is ANSWERED
+    assert play.of("NA")[0].message.flags == ndp.S_FLAG | ndp.R_FLAG
+
+
+def test_the_hosts_own_solicitation_is_served() -> None:
+    """Seen on its way out: the target is asked for behind, its route appears, nobody is told."""
+    play = Playbook()
+    frame = ndp.solicitation(play.mac_of(U), ip("fe80::1"), ip("::5"))
+    assert play.receive(U, frame) is RESOLVING
+    assert {sent.port for sent in play.of("NS")} == {D, E}
+    play.na(D, "::5", 5)
+    assert not play.of("NA")
+    assert play.route("::5") == D
+
+
+def test_the_hosts_own_solicitation_for_a_known_host_restores_its_route() -> None:
+    """It would not have been sent with the route in place."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.kernel.host_routes.clear()
+    play.kernel.result = RouteResult.ADDED
+
+    assert play.receive(U, ndp.solicitation(play.mac_of(U), ip("fe80::1"), ip("::5"))) is Verdict.HEARD
+    assert play.route("::5") == D
+
+
+def test_a_frame_from_outside_with_our_own_address_is_named() -> None:
+    """The filter cuts it down to its header."""
+    play = Playbook()
+
+    assert play.receive(U, ndp.NO_OFFLOAD + bytes(14)) is Verdict.OWN_FRAME
+
+
+def test_two_ports_on_one_link_do_not_talk_to_each_other() -> None:
+    """What one port sent and another hears is not a host."""
+    play = Playbook()
+    frame = ndp.solicitation(play.mac_of(D), ip("fe80::2"), ip("::5"))
+
+    assert play.receive(E, frame) is Verdict.OWN_FRAME
+    assert not play.sent
+
+
+# -- routes ------------------------------------------------------------------------------------------------
+
+
+def test_without_the_route_there_is_no_answer() -> None:
+    """The kernel refused: nothing is sent, and the next solicitation tries again."""
+    play = Playbook()
+    play.kernel.result = RouteResult.FAILED
+    play.ns(U, ROUTER, "::5", 1)
+    play.na(D, "::5", 5)
+    assert not play.of("NA")
+    assert EventKind.ROUTE in play.kinds()
+    play.ns(U, ROUTER, "::5", 1)
+    assert not play.of("NA")
+    play.kernel.result = RouteResult.ADDED
+    play.ns(U, ROUTER, "::5", 1)
+
+    assert play.of("NA")
+    assert play.route("::5") == D
+
+
+def test_a_foreign_route_is_left_alone_and_shown() -> None:
+    """The host is answered for; the route is neither wanted nor removed."""
+    play = Playbook()
+    play.kernel.result = RouteResult.FOREIGN
+    play.learn(D, "::5", 5)
+
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+    assert [info.route for info in play.engine.neighbors(play.now)] == ["foreign"]
+    assert play.engine.wanted_routes() == frozenset()
+
+
+def test_routes_can_be_off_or_elsewhere() -> None:
+    """`routes: false`, and a table of the user's choice."""
+    play = Playbook(routes=None)
+    play.learn(D, "::5", 5)
+    assert not play.kernel.host_routes
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+
+    play = Playbook(routes=Routes(table=100, metric=7, protocol=200))
+    play.learn(D, "::5", 5)
+    assert play.kernel.host_routes[0][2:] == (100, 7, 200)
+
+
+# -- limits --------------------------------------------------------------------------------------------------
+
+
+def test_pending_resolutions_are_bounded() -> None:
+    """The 257th has to wait."""
+    play = Playbook(limits=Limits(pending=4))
+    verdicts = [play.ns(U, ROUTER, f"::{n:x}", 1) for n in range(1, 7)]
+
+    assert verdicts == [RESOLVING] * 4 + [Verdict.PENDING_FULL] * 2
+    assert play.engine.pending_size() == 4
+
+
+def test_a_source_and_a_port_have_so_many_resolutions_a_second() -> None:
+    """Token buckets; known hosts are answered all the same."""
+    play = Playbook(limits=Limits(per_source=3, resolutions=5, pending=10_000))
+    play.learn(D, "::f00", 15)
+    play.pass_time(5)
+    one = [play.ns(U, ROUTER, f"::{n:x}", 1) for n in range(1, 6)]
+    other = [play.ns(U, "fe80::2:2", f"::1{n:x}", 2) for n in range(1, 4)]
+
+    assert one == [RESOLVING] * 3 + [Verdict.SOURCE_LIMIT] * 2
+    assert other == [RESOLVING] * 2 + [Verdict.PORT_LIMIT]
+    assert play.ns(U, ROUTER, "::f00", 1) is ANSWERED
+    play.pass_time(1)
+    assert play.ns(U, ROUTER, "::2:1", 1) is RESOLVING
+
+
+def test_a_link_layer_address_evicts_only_its_own() -> None:
+    """`per_host`."""
+    play = Playbook(limits=Limits(per_host=3))
+    play.learn(D, "::5", 5)
+    for n in range(1, 10):
+        play.ns(D, f"::66:{n:x}", "::1", 66)
+
+    assert play.engine.table_size() == 4
+    assert play.where("::5") == D
+    assert EventKind.LIMIT in play.kinds()
+
+
+def test_a_port_evicts_only_its_own_and_the_unproven_first() -> None:
+    """`per_port`: a flood of claims never pushes out one who answered us."""
+    play = Playbook(limits=Limits(per_port=4, per_source=10_000, resolutions=10_000))
+    play.learn(D, "::5", 5)
+    play.learn(E, "::6", 6)
+    for n in range(100, 200):
+        play.ns(D, f"::66:{n:x}", "fe80::1", n)
+
+    assert play.engine.table_size() == 5
+    assert (play.where("::5"), play.where("::6")) == (D, E)
+
+
+def test_the_whole_table_is_bounded() -> None:
+    """`neighbors`: the largest share pays."""
+    play = Playbook(limits=Limits(neighbors=6, per_source=10_000, resolutions=10_000))
+    play.learn(E, "::6", 6)
+    for n in range(100, 150):
+        play.ns(D, f"::66:{n:x}", "fe80::1", n)
+
+    assert play.engine.table_size() == 6
+    assert play.where("::6") == E
+    assert len(play.kernel.host_routes) == 6
+
+
+def test_route_changes_are_bounded() -> None:
+    """`route_changes`: no route, no answer, until there are tokens again."""
+    play = Playbook(limits=Limits(route_changes=2))
+    for n in (1, 2, 3):
+        play.ns(U, ROUTER, f"::{n}", 1)
+    answered = []
+    for n in (1, 2, 3):
+        play.na(D, f"::{n}", n)
+        answered.append(len(play.of("NA")))
+    assert answered == [1, 1, 0]
+    assert play.ns(U, ROUTER, "::3", 1) is Verdict.ROUTE_LIMIT
+    play.pass_time(1)
+
+    assert play.ns(U, ROUTER, "::3", 1) is ANSWERED
+
+
+# -- reconfiguration ---------------------------------------------------------------------------------------
+
+
+def test_what_did_not_change_is_kept() -> None:
+    """A port more, a rule more: known hosts stay known."""
+    play = Playbook(ports=(port(U), port(D)))
+    play.learn(D, "::5", 5)
+    play.ports = (port(U), port(D), port(E))
+    play.configure()
+
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+    assert [sent.kind for sent in play.sent] == ["NA"]
+
+
+def test_a_port_that_goes_takes_its_hosts_and_routes() -> None:
+    """Those of the other ports stay."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.learn(E, "::6", 6)
+    play.ns(U, ROUTER, "::7", 1)
+    play.ports = (port(U), port(E))
+    play.configure()
+
+    assert (play.where("::5"), play.where("::6")) == (None, E)
+    assert [route.ifindex for route in play.kernel.host_routes] == [E]
+    play.pass_time(10)
+
+
+def test_a_rule_that_goes_takes_its_hosts() -> None:
+    """`upstream` without its prefix allows nobody."""
+    play = Playbook(rules=(Rule(prefix=Live.UPSTREAM),))
+    play.learn(D, "::5", 5)
+    play.configure(live=())
+
+    assert play.where("::5") is None
+    assert not play.kernel.host_routes
+
+
+def test_another_link_layer_address_of_a_port_shows_in_the_next_answer() -> None:
+    """Nothing prepared outlives the change."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.ns(U, ROUTER, "::5", 1)
+    play.ports = (port(U, mac=mac(99)), port(D), port(E))
+    play.configure()
+    play.ns(U, ROUTER, "::5", 1)
+
+    assert play.of("NA")[0].message.link_layer == mac(99)
+
+
+def test_another_table_moves_the_routes() -> None:
+    """The old ones go."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.group = play.group.__class__(name="guests", rules=play.group.rules, routes=Routes(table=100))
+    play.configure()
+    play.ns(U, ROUTER, "::5", 1)
+
+    assert [route.table for route in play.kernel.host_routes] == [100]
+
+
+# -- explain -------------------------------------------------------------------------------------------------
+
+
+def test_explain_agrees_with_the_wire() -> None:
+    """The same verdict, and the last steps say why."""
+    play = Playbook(rules=(Rule(prefix=LAN), Rule(prefix=LAN.__class__("2001:db8:7::66/128"), allow=False)))
+    play.learn(D, "::5", 5)
+    play.ns(U, ROUTER, "::9", 1)
+    play.pass_time(3.1)
+    for target in ("::5", "::66", "::9", "2001:db8:8::1", "::7"):
+        explained = play.engine.explain(ip(target), None, play.now)
+
+        assert explained.verdict is play.ns(U, ROUTER, target, 1)
+        assert explained.steps[-1] == f"verdict: {explained.verdict.label}"
+
+
+def test_asking_for_explain_finds_a_host_without_answering_anybody() -> None:
+    """`ask` resolves as a solicitation would."""
+    play = Playbook()
+    play._carry_out(play.engine.ask(ip("::5"), play.now))
+    assert play.of("NS")
+    play.na(D, "::5", 5)
+
+    assert not play.of("NA")
+    assert play.engine.explain(ip("::5"), U, play.now).verdict is ANSWERED
+
+
+def test_counters_name_every_verdict() -> None:
+    """By port and label."""
+    play = Playbook()
+    play.ns(U, ROUTER, "2001:db8:8::1", 1)
+    play.receive(U, b"")
+
+    assert play.engine.counters()["up0"] == {"no-rule": 1, "truncated": 1}
+
+
+# -- anything ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32))
+def test_no_sequence_of_frames_breaks_an_invariant(seed: int) -> None:
+    """Random talk of honest and evil hosts: no exception, bounds hold, the kernel has the wanted routes."""
+    chance = random.Random(seed)
+    limits = Limits(neighbors=12, per_port=6, per_host=4, pending=5, route_changes=200)
+    play = on_link_upstream(
+        limits=limits, isolate=chance.random() < 0.3, timers=Timers(forget=20, reachable=5)
+    )
+    for _ in range(300):
+        where = chance.choice((U, D, E))
+        target, source = (f"::{chance.randrange(1, 12):x}" for _ in range(2))
+        host = chance.randrange(1, 9)
+        match chance.randrange(6):
+            case 0:
+                play.ns(
+                    where, chance.choice((source, "fe80::1")), target, host, unicast=chance.random() < 0.5
+                )
+            case 1:
+                play.na(where, target, host, flags=chance.choice(("S", "SO", "RSO")))
+            case 2:
+                play.na(where, target, host, flags=chance.choice(("", "O")))
+            case 3:
+                play.dad(where, target, host, chance.choice((b"", b"nonce1", b"nonce2")))
+            case 4:
+                play.receive(
+                    where, fix_checksum(ndp.dad_probe(mac(host), ip(target), b"")[: chance.randrange(70, 89)])
+                )
+            case _:
+                play.pass_time(chance.choice((0.002, 0.3, 1.0, 7.0)))
+        assert play.engine.table_size() <= limits.neighbors
+        assert play.engine.pending_size() <= limits.pending
+        assert frozenset(play.kernel.host_routes) == play.engine.wanted_routes()
+        assert len(play.kernel.host_routes) == len(set(play.kernel.host_routes))
+    play.pass_time(100)
+    assert play.engine.table_size() == 0
+    assert not play.kernel.host_routes
