@@ -85,13 +85,7 @@ def test_rounds_and_cpu_under_churn(scene: Scene) -> None:
     print(f"CPU {share:.1%}, {made} rounds in 10 s of churn, rounds of {took} ms")
     assert share < 0.05, f"{share:.1%} of a CPU, {made} rounds in 10 s"
     assert sorted(took)[len(took) // 2] < 100, took
-
-
-def test_stop_is_quick(scene: Scene) -> None:
-    """Start and stop do not suffer from the routes of others."""
     begin = time.monotonic()
-    portier = scene.start(config())
-    assert scene.u.ping(guest(1))
     assert portier.stop() == 0
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 5, "stopping does not suffer from the routes of others"
     assert not scene.p.host_routes()
