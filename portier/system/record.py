@@ -1,0 +1,263 @@
+r"""What Portier made or changed in the kernel, kept in the runtime directory.
+
+A later start, or `portier cleanup`, tells by it what to adopt, remove and restore: only protocol number
+and record together allow that.  It is a journal, one line an entry, each written by one `write` before
+the kernel is touched and struck off after; reading it back ends at what a crash left whole.  A line
+that is torn or not understood is passed over.
+
+The first line names the boot and the network namespace, for only there do the entries mean anything.
+A record of another boot or namespace counts as empty; before the first own entry is written it
+is set aside as ``record.other``, so that nothing is lost to somebody who mixed up two directories.
+
+Reading changes nothing on disk.  Nothing is synced: the directory is a tmpfs, and what it describes
+does not survive a power failure either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import Final, Self
+
+from portier.core.model import HostRoute, PolicyRule
+from portier.errors import Refused
+
+_NAME: Final = "record"
+_VERSION: Final = "portier-record 1"
+_SO_NETNS_COOKIE: Final = 71
+_COMPACT_AT: Final = 1 << 20  # bytes, and four times what the compacted one had
+_FULL: Final = 1 << 62  # a size that calls for compaction
+
+
+class Record:
+    """The journal of one runtime directory.  Safe to use from several threads.
+
+    ``note_`` methods raise OSError when the directory does not take the entry; then nothing may be done to
+    the kernel either.  `Refused` where the record may not be read.
+    """
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self._path = runtime_dir / _NAME
+        self._lock = threading.Lock()
+        self._descriptor = -1
+        self._size = 0
+        self._compacted = 0
+        self._routes: set[HostRoute] = set()
+        self._rules: set[PolicyRule] = set()
+        self._sysctls: dict[str, tuple[str, str]] = {}
+        self._place = f"{_VERSION} {_boot()} {_namespace()}"
+        self._other = False
+        self._load()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and remove it when nothing is on record; once more does nothing."""
+        with self._lock:
+            if self._descriptor < 0:
+                return
+            os.close(self._descriptor)
+            self._descriptor = -1
+            if not (self._routes or self._rules or self._sysctls):
+                self._path.unlink(missing_ok=True)
+
+    # -- host routes
+
+    def note_route(self, route: HostRoute) -> None:
+        """Record a route that is about to be added."""
+        with self._lock:
+            if route not in self._routes:
+                self._append(_route_line("+", route))
+                self._routes.add(route)
+
+    def forget_route(self, route: HostRoute) -> None:
+        """Strike off a route that is gone; one that is not on record does no harm."""
+        with self._lock:
+            if route in self._routes:
+                self._strike(_route_line("-", route))
+                self._routes.discard(route)
+
+    def has_route(self, route: HostRoute) -> bool:
+        """Whether a route is on record."""
+        return route in self._routes
+
+    def routes(self) -> frozenset[HostRoute]:
+        """The routes on record."""
+        with self._lock:
+            return frozenset(self._routes)
+
+    # -- policy rules
+
+    def note_rule(self, rule: PolicyRule) -> None:
+        """Record a rule that is about to be added."""
+        with self._lock:
+            if rule not in self._rules:
+                self._append(_rule_line("+", rule))
+                self._rules.add(rule)
+
+    def forget_rule(self, rule: PolicyRule) -> None:
+        """Strike off a rule that is gone; one that is not on record does no harm."""
+        with self._lock:
+            if rule in self._rules:
+                self._strike(_rule_line("-", rule))
+                self._rules.discard(rule)
+
+    def rules(self) -> frozenset[PolicyRule]:
+        """The rules on record."""
+        with self._lock:
+            return frozenset(self._rules)
+
+    # -- sysctls
+
+    def note_sysctl(self, path: str, old: str, new: str) -> None:
+        """Record the value found and the value about to be set, in place of what was on record."""
+        with self._lock:
+            if self._sysctls.get(path) != (old, new):
+                self._append(_line("+sysctl", path, old, new))
+                self._sysctls[path] = (old, new)
+
+    def forget_sysctl(self, path: str) -> None:
+        """Strike off a sysctl that needs no restoring."""
+        with self._lock:
+            if path in self._sysctls:
+                self._strike(_line("-sysctl", path))
+                del self._sysctls[path]
+
+    def sysctls(self) -> dict[str, tuple[str, str]]:
+        """Path -> value found, value set."""
+        with self._lock:
+            return dict(self._sysctls)
+
+    # -- the file
+
+    def _load(self) -> None:
+        try:
+            text = self._path.read_bytes().decode(errors="surrogateescape")
+        except FileNotFoundError:
+            return
+        except PermissionError as error:
+            raise Refused(f"{self._path}: not permitted", 77) from error
+        place, newline, rest = text.partition("\n")
+        if place != self._place or not newline:
+            self._other = bool(text)
+            return
+        whole, _, _torn = rest.rpartition("\n")
+        for line in whole.split("\n"):
+            with contextlib.suppress(ValueError, IndexError, TypeError):
+                self._replay(line)
+
+    def _replay(self, line: str) -> None:
+        kind, *fields = [_unescape(field) for field in line.split("\t")]
+        match kind:
+            case "+route" | "-route":
+                address, *numbers = fields
+                route = HostRoute(bytes.fromhex(address), *[int(number) for number in numbers])
+                (self._routes.add if kind[0] == "+" else self._routes.discard)(route)
+            case "+rule" | "-rule":
+                priority, iif, source, destination, protocol = fields
+                rule = PolicyRule(int(priority), iif, source, destination, int(protocol))
+                (self._rules.add if kind[0] == "+" else self._rules.discard)(rule)
+            case "+sysctl":
+                path, old, new = fields
+                self._sysctls[path] = (old, new)
+            case "-sysctl":
+                self._sysctls.pop(fields[0], None)
+
+    def _append(self, line: str) -> None:
+        if self._descriptor < 0 or self._size > max(_COMPACT_AT, 4 * self._compacted):
+            self._compact()
+        data = line.encode(errors="surrogateescape")
+        if os.write(self._descriptor, data) != len(data):
+            self._size = _FULL  # the next entry must not be joined to the torn one
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._size += len(data)
+
+    def _strike(self, line: str) -> None:
+        """Append, but go on without: what is struck off no longer exists, whatever the disk says."""
+        try:
+            self._append(line)
+        except OSError:
+            self._size = _FULL  # so that the file is written anew as soon as it can be
+
+    def _compact(self) -> None:
+        """Write what is on record anew, and put it in the place of the journal at once."""
+        if self._other:
+            self._path.replace(self._path.with_name(f"{_NAME}.other"))
+            self._other = False
+        lines = [f"{self._place}\n"]
+        lines += [_route_line("+", route) for route in self._routes]
+        lines += [_rule_line("+", rule) for rule in self._rules]
+        lines += [_line("+sysctl", path, *values) for path, values in self._sysctls.items()]
+        data = "".join(lines).encode(errors="surrogateescape")
+        new = self._path.with_name(f"{_NAME}.new")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(new, flags, 0o600)
+        try:
+            _write_all(descriptor, data)
+            new.replace(self._path)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._size = self._compacted = len(data)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _route_line(sign: str, route: HostRoute) -> str:
+    # By hand, because a worker writes one with every host it learns.
+    return (
+        f"{sign}route\t{route.address.hex()}\t{route.ifindex}\t{route.table}\t{route.metric}"
+        f"\t{route.protocol}\n"
+    )
+
+
+def _rule_line(sign: str, rule: PolicyRule) -> str:
+    return _line(
+        f"{sign}rule", str(rule.priority), rule.iif, rule.source, rule.destination, str(rule.protocol)
+    )
+
+
+def _line(*fields: str) -> str:
+    escaped = (f.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n") for f in fields)
+    return "\t".join(escaped) + "\n"
+
+
+def _unescape(field: str) -> str:
+    if "\\" not in field:
+        return field
+    # Sysctls of several numbers have tabs between them.
+    parts = field.split("\\\\")
+    return "\\".join(part.replace("\\t", "\t").replace("\\n", "\n") for part in parts)
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown-boot"
+
+
+def _namespace() -> str:
+    """The calling thread's network namespace: by its cookie, which is never given twice in a boot, or by
+    its inode, where the kernel (before 5.14) has no cookies."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        (cookie,) = struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))
+        return f"cookie:{cookie}"
+    with contextlib.suppress(OSError):
+        return f"inode:{Path('/proc/thread-self/ns/net').stat().st_ino}"
+    return "unknown-namespace"
