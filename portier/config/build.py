@@ -1,0 +1,451 @@
+"""Checked data to the frozen Config, and the rules between fields.
+
+What the schema cannot say is decided here: what a prefix, a pattern, a duration, an interface name is; which
+rules tie; who claims an interface; how defaults and groups merge; and what this release refuses because
+its behaviour is still to come.  A combination is an error only where it is certain that it cannot work;
+what merely looks wrong is a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, NamedTuple, TypeVar
+
+from portier.config.nodes import Mapping, Node, Path, Sequence, problem_at
+from portier.core.model import (
+    Advertisement,
+    Announce,
+    Answer,
+    Config,
+    Group,
+    HostPattern,
+    Limits,
+    Live,
+    LoopProtection,
+    Mode,
+    Multicast,
+    Network,
+    RouterAdvertisements,
+    Routes,
+    Rule,
+    Source,
+    Switch,
+    Sysctls,
+    Timers,
+)
+from portier.errors import Problem
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|min|h)", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_LONGEST = 720 * 3600.0  # a month; longer is a slip of the pen
+_SHORTEST = {"reachable": 0.01, "retransmit": 0.01, "forget": 0.01}  # of the others: 0
+
+_NAME = re.compile(r"(?!\.{1,2}\Z)[^/:\s]{1,15}")  # what the kernel takes for the name of an interface
+_GLOB = re.compile(r"[^/:\s]{1,255}")  # may be longer than any name that it matches
+_GROUP = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+_NO_HOSTS = (
+    (IPv6Network("fe80::/10"), "link-local addresses belong to one link, and are never proxied"),
+    (IPv6Network("ff00::/8"), "multicast addresses are never proxied"),
+    (IPv6Network("::1/128"), "the loopback address is no host's on a link"),
+    (IPv6Network("::/128"), "the unspecified address is no host's"),
+)
+
+_INACTIVE_ANNOUNCE = (
+    "announce: true (the default) is not active yet: hosts learned or moved are not announced"
+)
+_INACTIVE_MULTICAST = "multicast: groups (the default) is not active yet: no solicited-node groups are joined"
+
+
+class At(NamedTuple):
+    """A value together with where it came from."""
+
+    path: Path
+    node: Node
+    data: Any
+
+    def fields(self) -> Fields:
+        """The values of a mapping that are fit for use."""
+        if not isinstance(self.node, Mapping) or not isinstance(self.data, dict):
+            return {}
+        entries = self.node.entries
+        return {key: At((*self.path, key), entries[key].node, data) for key, data in self.data.items()}
+
+    def items(self) -> list[At]:
+        """The values of a list that are fit for use; a single value is a list of one."""
+        if not isinstance(self.node, Sequence):
+            return [self]
+        nodes, path = self.node.items, self.path
+        return [At((*path, i), nodes[i], data) for i, data in enumerate(self.data) if data is not None]
+
+
+Fields = dict[str, At]
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def build(root: Mapping, data: dict[str, Any], problems: list[Problem]) -> tuple[Config, list[Problem]]:
+    """The configuration, and warnings about it.  ``problems`` holds what was found so far and is added
+    to; the configuration may be used only if it is empty at the end."""
+    builder = _Builder(problems)
+    whole = At((), root, data)
+    top = whole.fields()
+    nothing = At((), root, {})
+    defaults, groups, control, log, metrics = (
+        top.get(key, nothing).fields() for key in ("defaults", "groups", "control", "log", "metrics")
+    )
+    builder.settings(defaults, {})  # so that a mistake is found even where no group uses it
+    built = tuple(builder.group(name, at, defaults) for name, at in groups.items())
+    if not groups:
+        builder.warn(whole, "no groups: nothing is proxied")
+    if "listen" in metrics and metrics["listen"].data is not None:
+        builder.refuse(metrics["listen"], "metrics.listen")
+    inactive = []
+    if any(group.announce is Announce.ON for group in built):
+        inactive.append(_INACTIVE_ANNOUNCE)
+    if built:
+        inactive.append(_INACTIVE_MULTICAST)
+    given = {
+        "watch": top.get("watch"),
+        "control_group": control.get("group"),
+        "log_level": log.get("level"),
+        "log_format": log.get("format"),
+    }
+    config = Config(
+        groups=built,
+        sysctls=_choice(top, "sysctls", Sysctls.MANAGE),
+        inactive=tuple(inactive),
+        **{key: at.data for key, at in given.items() if at is not None},
+    )
+    return config, builder.warnings
+
+
+def _choice(fields: Fields, key: str, default: _Choice) -> _Choice:
+    """The value of an enumeration, which YAML may have made a boolean of."""
+    if key not in fields:
+        return default
+    data, kind = fields[key].data, type(default)
+    if isinstance(data, bool):
+        words = ("false", "true") if kind is Announce else ("off", "on")
+        data = words[data]
+    return kind(data)
+
+
+def _merged(key: str, defaults: Fields, own: Fields) -> Fields:
+    """The fields of a map that defaults and group may both give; a value that is no map replaces all."""
+    fields: Fields = {}
+    for at in (source[key] for source in (defaults, own) if key in source):
+        fields = fields | at.fields() if isinstance(at.data, dict) else {}
+    return fields
+
+
+class _Builder:
+    """What is found on the way: problems, warnings, and who claims which interface."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        self.warnings: list[Problem] = []
+        self.claims: dict[str, tuple[str, At]] = {}
+        found = (re.match(r"groups\.([A-Za-z0-9_-]+)", problem.path) for problem in problems)
+        self.misshapen = {match[1] for match in found if match}
+
+    def fail(self, at: At, message: str) -> None:
+        self.problems.append(problem_at(at.node.place, at.path, message))
+
+    def warn(self, at: At, message: str) -> None:
+        self.warnings.append(problem_at(at.node.place, at.path, message))
+
+    def refuse(self, at: At, what: str) -> None:
+        self.fail(at, f"{what} is not supported yet: remove it")
+
+    # -- groups ----------------------------------------------------------------------------------
+
+    def group(self, name: str, at: At, defaults: Fields) -> Group:
+        """One group.  What relates its fields to each other and to other groups is judged only where
+        the fields themselves are in order, or one mistake would be told twice."""
+        own = at.fields()
+        before = len(self.problems)
+        if not _GROUP.fullmatch(name):
+            self.fail(at, "not a name for a group: it may have letters, digits, _ and - only")
+        upstream = self.upstream(own["upstream"]) if "upstream" in own else {}
+        downstream = self.patterns(own["downstream"]) if "downstream" in own else {}
+        settings = self.settings(defaults, own)
+        answer = _choice(defaults | own, "answer", Answer.RESOLVE)
+        rules = [(Rule(prefix=Live.UPSTREAM, answer=answer), at)]
+        if "prefixes" in own:
+            made = ((self.rule(item, answer), item) for item in own["prefixes"].items())
+            rules = [(rule, item) for rule, item in made if rule is not None]
+        if len(self.problems) == before and name not in self.misshapen:
+            self.check_ties(rules)
+            self.check_ports(name, upstream, downstream)
+            self.look(at, own, upstream, downstream, rules)
+        return Group(
+            name=name,
+            upstream=tuple(upstream),
+            downstream=tuple(downstream),
+            rules=tuple(rule for rule, _ in rules),
+            isolate="isolate" in (defaults | own) and (defaults | own)["isolate"].data,
+            **settings,
+        )
+
+    def settings(self, defaults: Fields, own: Fields) -> dict[str, Any]:
+        """What defaults may hold too, as arguments of Group; refuses what is still to come."""
+        fields = defaults | own
+        mode = _choice(fields, "mode", Mode.ROUTE)
+        if mode is Mode.RELAY:
+            self.refuse(fields["mode"], "mode: relay")
+        if _choice(fields, "answer", Answer.RESOLVE) is Answer.KERNEL:
+            self.refuse(fields["answer"], "answer: kernel")
+        advertisements = _choice(fields, "router_advertisements", RouterAdvertisements.OFF)
+        if advertisements is RouterAdvertisements.RELAY:
+            self.refuse(fields["router_advertisements"], "router_advertisements: relay")
+        announce = _choice(fields, "announce", Announce.ON)
+        if "announce" in fields and announce is not Announce.OFF:
+            self.refuse(fields["announce"], f"announce: {announce}")
+        for key in ("multicast", "loop_protection"):
+            if key in fields:
+                self.refuse(fields[key], key)
+        routes = _merged("routes", defaults, own)
+        return {
+            "mode": mode,
+            "router_advertisements": advertisements,
+            "routes": None
+            if "routes" in fields and fields["routes"].data is False
+            else Routes(**{key: at.data for key, at in routes.items()}),
+            "announce": announce,
+            "multicast": _choice(fields, "multicast", Multicast.GROUPS),
+            "loop_protection": _choice(fields, "loop_protection", LoopProtection.STRICT),
+            "advertisement": self.advertisement(_merged("advertisement", defaults, own)),
+            "limits": Limits(**{key: at.data for key, at in _merged("limits", defaults, own).items()}),
+            "timers": self.timers(_merged("timers", defaults, own)),
+        }
+
+    def advertisement(self, fields: Fields) -> Advertisement:
+        link_layer = None
+        if "link_layer" in fields:
+            at = fields["link_layer"]
+            link_layer = bytes(int(part, 16) for part in re.split("[:-]", at.data.strip()))
+            if link_layer[0] & 1 or not any(link_layer):
+                self.fail(at, f"{at.data} is no host's: it must be a unicast address")
+        return Advertisement(
+            router=_choice(fields, "router", Switch.AUTO),
+            override=_choice(fields, "override", Switch.AUTO),
+            source=_choice(fields, "source", Source.LINK_LOCAL),
+            link_layer=link_layer,
+        )
+
+    def timers(self, fields: Fields) -> Timers:
+        values: dict[str, Any] = {}
+        if "hold_down" in fields:
+            self.refuse(fields["hold_down"], "timers.hold_down")
+        for key, at in fields.items():
+            values[key] = at.data if key == "retries" else self.duration(at, _SHORTEST.get(key, 0.0))
+        return Timers(**values)
+
+    def duration(self, at: At, shortest: float) -> float:
+        found = _DURATION.fullmatch(at.data)
+        seconds = float(found[1]) * _UNITS[found[2]] if found else -1.0
+        if not shortest <= seconds <= _LONGEST:
+            self.fail(at, f"must be from {shortest * 1000:.0f}ms to {_LONGEST / 3600:.0f}h")
+        return seconds
+
+    # -- interfaces ------------------------------------------------------------------------------
+
+    def upstream(self, at: At) -> Fields:
+        """The candidates, each with its place."""
+        names: Fields = {}
+        for item in at.items():
+            text = item.data
+            if text.startswith("!") or any(char in text for char in "*?["):
+                self.fail(
+                    item, f'"{text}" is a pattern: candidates for the upstream are names, tried in order'
+                )
+            elif self.interface(item, text):
+                names.setdefault(text, item)
+        return names
+
+    def patterns(self, at: At) -> Fields:
+        """Names, globs and exclusions, each with its place."""
+        patterns: Fields = {}
+        for item in at.items():
+            if self.interface(item, item.data.removeprefix("!")):
+                patterns.setdefault(item.data, item)
+        if patterns and all(text.startswith("!") for text in patterns):
+            self.fail(at, 'nothing but exclusions, so nothing matches: say what should match too, like "*"')
+        return patterns
+
+    def interface(self, at: At, text: str) -> bool:
+        if any(char in text for char in "*?["):
+            if not _GLOB.fullmatch(text):
+                self.fail(at, f'"{text}" matches no name: those have no slash, colon or space')
+                return False
+        elif not _NAME.fullmatch(text):
+            message = "those have 1 to 15 characters, and no slash, colon or space"
+            self.fail(at, f'"{text}" is not the name of an interface: {message}')
+            return False
+        elif text == "lo" and not at.data.startswith("!"):
+            self.fail(at, "lo is no link: nothing can be proxied to or from it")
+            return False
+        return True
+
+    def check_ports(self, name: str, upstream: Fields, downstream: Fields) -> None:
+        """An interface belongs to one group, in one place; judged by names, because what a glob matches
+        is known only at run time."""
+        out = {text[1:] for text in downstream if text.startswith("!")}
+        names = {
+            text: at
+            for text, at in downstream.items()
+            if not any(char in text for char in "!*?[") and not any(fnmatchcase(text, glob) for glob in out)
+        }
+        for text in upstream.keys() & names.keys():
+            self.fail(names[text], f"{text} is the upstream of this group: it cannot be a downstream too")
+        for text, at in (upstream | names).items():
+            owner, place = self.claims.setdefault(text, (name, at))
+            if owner != name:
+                where = place.node.place
+                self.fail(at, f"{text} belongs to the group {owner} already ({where.file}:{where.line})")
+
+    # -- rules -----------------------------------------------------------------------------------
+
+    def rule(self, at: At, answer: Answer) -> Rule | None:
+        """One entry of ``prefixes``; None where it was found wrong."""
+        before = len(self.problems)
+        fields = at.fields() if isinstance(at.data, dict) else {"allow": at}
+        allow = "allow" in fields
+        given = fields.get("allow", fields.get("deny"))
+        prefix = self.prefix(given) if given is not None else None
+        if prefix is None or given is None:
+            return None
+        if isinstance(prefix, IPv4Network) or prefix is Live.UPSTREAM_IPV4:
+            self.refuse(given, "IPv4")
+        for never, why in _NO_HOSTS:
+            if allow and isinstance(prefix, IPv6Network) and prefix.subnet_of(never):
+                self.fail(given, why)
+        if "answer" in fields:
+            answer = _choice(fields, "answer", answer)
+            if answer is Answer.KERNEL:
+                self.refuse(fields["answer"], "answer: kernel")
+        host = self.host(fields["host"], prefix) if "host" in fields else None
+        downstream = self.patterns(fields["downstream"]) if "downstream" in fields else {}
+        askers = self.askers(fields["askers"], prefix) if "askers" in fields else ()
+        if len(self.problems) > before:
+            return None
+        return Rule(
+            prefix=prefix, allow=allow, answer=answer, host=host, downstream=tuple(downstream), askers=askers
+        )
+
+    def prefix(self, at: At) -> Network | Live | None:
+        if at.data in ("upstream", "upstream-ipv4"):
+            return Live(at.data)
+        return self.network(at)
+
+    def network(self, at: At) -> Network | None:
+        """A prefix, or an address, which is the prefix of full length."""
+        text = at.data
+        network_type, address_type = (IPv6Network, IPv6Address) if ":" in text else (IPv4Network, IPv4Address)
+        address, slash, _ = text.partition("/")
+        try:
+            network: Network = network_type(text, strict=False)
+        except ValueError:
+            try:
+                full = address_type(address).max_prefixlen
+                self.fail(at, f"the length of {text} must be from 0 to {full}")
+            except ValueError as error:
+                self.fail(at, f'"{address}" is not an address: {error}')
+            return None
+        if slash and int(network.network_address) != int(address_type(address)):
+            full = network.max_prefixlen
+            self.fail(
+                at, f"{text} has bits set beyond its length: did you mean {network} or {address}/{full}?"
+            )
+            return None
+        return network
+
+    def host(self, at: At, prefix: Network | Live) -> HostPattern | None:
+        """``value/mask``; the mask is an address or a number of leading bits."""
+        four = isinstance(prefix, IPv4Network) or prefix is Live.UPSTREAM_IPV4
+        address_type, bits = (IPv4Address, 32) if four else (IPv6Address, 128)
+        value_text, _, mask_text = at.data.partition("/")
+        try:
+            value = int(address_type(value_text))
+            if not mask_text.isdecimal():
+                mask = int(address_type(mask_text))
+            elif int(mask_text) <= bits:
+                mask = (1 << bits) - (1 << (bits - int(mask_text)))
+            else:
+                self.fail(at, f"the mask must be an address, or a number of bits from 0 to {bits}")
+                return None
+        except ValueError as error:
+            self.fail(at, f'"{at.data}" is no pattern value/mask on IPv{4 if four else 6} addresses: {error}')
+            return None
+        if not isinstance(prefix, Live):
+            fixed = int(prefix.netmask) & mask
+            if (value ^ int(prefix.network_address)) & fixed:
+                self.fail(at, f"the pattern matches no address in {prefix}")
+                return None
+        return HostPattern(value & mask, mask)
+
+    def askers(self, at: At, prefix: Network | Live) -> tuple[Network, ...]:
+        version = 4 if isinstance(prefix, IPv4Network) or prefix is Live.UPSTREAM_IPV4 else 6
+        networks = []
+        for item in at.items():
+            network = self.network(item)
+            if network is not None and network.version != version:
+                self.fail(item, f"{network} asks for no IPv{version} address")
+            elif network is not None:
+                networks.append(network)
+        return tuple(networks)
+
+    def check_ties(self, rules: list[tuple[Rule, At]]) -> None:
+        """Two rules tie where prefix and number of mask bits are equal and an address matches both.
+        Patterns of one mask tie only when equal, so masks are compared, not rules, pair by pair."""
+        alike: dict[tuple[Network | Live, int], dict[int, dict[int, At]]] = defaultdict(dict)
+        for rule, at in rules:
+            value, mask = rule.host or (0, 0)
+            masks = alike[rule.prefix, mask.bit_count()]
+            tie = masks.get(mask, {}).get(value)
+            for other, values in masks.items():
+                if tie is not None or other == mask:
+                    continue
+                common = mask & other
+                tie = next((found for seen, found in values.items() if not (seen ^ value) & common), None)
+            if tie is None:
+                masks.setdefault(mask, {})[value] = at
+                continue
+            place = tie.node.place
+            message = (
+                f"ties with the rule in {place.file}:{place.line}: same prefix, same number of mask bits"
+            )
+            self.fail(at, message)
+
+    # -- what looks wrong ------------------------------------------------------------------------
+
+    def look(
+        self, at: At, own: Fields, upstream: Fields, downstream: Fields, rules: list[tuple[Rule, At]]
+    ) -> None:
+        """Warn of what can be meant but probably is not."""
+        excluded = [text[1:] for text in downstream if text.startswith("!")]
+        wanted = {text: place for text, place in downstream.items() if not text.startswith("!")}
+        if not upstream and not downstream:
+            self.warn(at, "neither upstream nor downstream: nothing is proxied")
+        if not rules:
+            self.warn(own["prefixes"], "no prefixes: nothing is proxied; left out, it means [upstream]")
+        for rule, place in rules:
+            if isinstance(rule.prefix, Live) and not upstream:
+                self.warn(place, f"{rule.prefix} stands for nothing here: the group has no upstream")
+            for text in rule.downstream:
+                if any(char in text for char in "!*?["):
+                    continue
+                if not any(fnmatchcase(text, glob) for glob in wanted):
+                    self.warn(place, f"{text} is no downstream of this group: the rule allows nothing there")
+        for name in upstream:
+            if any(fnmatchcase(name, glob) for glob in excluded):
+                continue
+            for glob, place in wanted.items():
+                if fnmatchcase(name, glob):
+                    self.warn(
+                        place, f'{glob} matches the upstream {name} too, which stays upstream: add "!{name}"'
+                    )
