@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from portier.core import ndp
 from portier.core.model import (
@@ -57,6 +57,13 @@ _PLAIN_LENGTH: Final = ndp.OPTIONS + 8
 _SOLICITATION: Final = b"\x87\0"
 
 _tuple_new = tuple.__new__
+
+
+class Say(Protocol):
+    """Told the steps of a decision, as a template and its values."""
+
+    def __call__(self, template: str, /, *values: object) -> None:
+        """Take one step."""
 
 
 class KernelOracle(Protocol):
@@ -228,6 +235,20 @@ def _text(address: bytes) -> str:
 
 def _mac_text(mac: bytes) -> str:
     return mac.hex(":")
+
+
+def _names(ports: list[_Attached]) -> str:
+    return ", ".join(this.port.name for this in ports)
+
+
+class _Lazy(NamedTuple):
+    """A value that is put into words only if somebody listens."""
+
+    words: Callable[[Any], str]
+    value: Any
+
+    def __format__(self, spec: str) -> str:
+        return self.words(self.value)
 
 
 def _link_local(address: bytes) -> bool:
@@ -463,17 +484,17 @@ class RouteEngine:
         target: bytes,
         asker: bytes | None,
         now: float,
-        tell: Callable[[str], None] | None = None,
+        say: Say | None = None,
     ) -> _Decision:
         """How a solicitation for `target` on `port` is decided.  ``asker`` None stands for a solicitation
-        that no `askers` list is held against; `tell` is told each step in words."""
-        say = tell or _silent
+        that no `askers` list is held against; `say` is told each step in words."""
+        say = say or _silent
         if _link_local(target):
             say("link-local targets are not proxied in mode route: each link keeps its own")
             return _Decision(Verdict.LINK_LOCAL)
         if homes := self._own.get(target):
             if port.ifindex in homes:
-                say(f"an address of this host on {port.port.name}: the kernel answers")
+                say("an address of this host on {}: the kernel answers", port.port.name)
                 return _Decision(Verdict.OWN_ADDRESS)
             say("an address of this host on another port of the group: answered")
             return self._sayable(port, say, _Decision(Verdict.ANSWERED, router=True))
@@ -481,12 +502,12 @@ class RouteEngine:
         if rule is None:
             say("no rule allows it")
             return _Decision(Verdict.NO_RULE)
-        say(f"rule: {rule}, answer {rule.answer}")
+        say("rule: {}, answer {}", rule, rule.answer)
         if not rule.allow:
             say("the rule denies it")
             return _Decision(Verdict.DENIED, rule=rule)
         if asker is not None and not rule.admits(asker):
-            say(f"askers: {_text(asker)} is not among those whose solicitations are answered")
+            say("askers: {} is not among those whose solicitations are answered", _Lazy(_text, asker))
             return _Decision(Verdict.ASKER_REFUSED, rule=rule)
         entry = self._by_address.get(target)
         if entry is not None:
@@ -499,23 +520,21 @@ class RouteEngine:
             return self._sayable(port, say, _Decision(Verdict.ANSWERED, rule=rule))
         if target in self._nobody and now < self._nobody[target]:
             left = self._nobody[target] - now
-            say(f"asked for lately and nobody answered: not asked again for {left:.1f} s")
+            say("asked for lately and nobody answered: not asked again for {:.1f} s", left)
             return _Decision(Verdict.NOBODY, rule=rule)
         asked = self._askable(port, rule)
         if not asked:
             if rule.ports is not None and not rule.ports - {port.ifindex}:
-                say(f"no port that the rule names ({', '.join(rule.rule.downstream)}) is usable")
+                say("no port that the rule names ({}) is usable", ", ".join(rule.rule.downstream))
             else:
                 say("no other port of the group on which it could be asked for")
             return _Decision(Verdict.NOWHERE, rule=rule)
-        say(f"would be asked for on {', '.join(this.port.name for this in asked)}")
+        say("would be asked for on {}", _Lazy(_names, asked))
         return _Decision(Verdict.RESOLVING, rule=rule)
 
-    def _judge_known(
-        self, port: _Attached, entry: Neighbor, rule: CompiledRule, say: Callable[[str], None]
-    ) -> _Decision:
+    def _judge_known(self, port: _Attached, entry: Neighbor, rule: CompiledRule, say: Say) -> _Decision:
         home = self._ports[entry.ifindex]
-        say(f"known on {home.port.name} with link-layer address {_mac_text(entry.mac)}")
+        say("known on {} with link-layer address {}", home.port.name, _Lazy(_mac_text, entry.mac))
         if home is port:
             say("it lives on the very port that asks and answers for itself")
             return _Decision(Verdict.SAME_PORT, entry, rule)
@@ -526,15 +545,13 @@ class RouteEngine:
             say("the kernel refuses its host route; tried again at the next solicitation")
         return self._sayable(port, say, _Decision(Verdict.ANSWERED, entry, rule))
 
-    def _judge_routed(
-        self, port: _Attached, target: bytes, rule: CompiledRule, say: Callable[[str], None]
-    ) -> _Decision:
+    def _judge_routed(self, port: _Attached, target: bytes, rule: CompiledRule, say: Say) -> _Decision:
         routes = self._group.routes
         out = self._ports.get(self._kernel.route(target, 254 if routes is None else routes.table))
         if out is None:
             say("answer routed: the kernel has no route for it by a port of the group")
             return _Decision(Verdict.NO_ROUTE, rule=rule)
-        say(f"answer routed: the kernel's route for it leaves by {out.port.name}")
+        say("answer routed: the kernel's route for it leaves by {}", out.port.name)
         if out is port:
             say("that is the port that asks")
             return _Decision(Verdict.SAME_PORT, rule=rule)
@@ -546,9 +563,9 @@ class RouteEngine:
             return _Decision(Verdict.ISOLATED, rule=rule)
         return self._sayable(port, say, _Decision(Verdict.ANSWERED, rule=rule))
 
-    def _sayable(self, port: _Attached, say: Callable[[str], None], decision: _Decision) -> _Decision:
+    def _sayable(self, port: _Attached, say: Say, decision: _Decision) -> _Decision:
         if port.port.source is None or port.mac is None:
-            say(f"{port.port.name} has no address to answer from")
+            say("{} has no address to answer from", port.port.name)
             return decision._replace(verdict=Verdict.NO_SOURCE)
         return decision
 
@@ -742,10 +759,10 @@ class RouteEngine:
             return Verdict.HEARD
         self._event(
             EventKind.CONFLICT,
-            f"{_text(address)} is on {candidate.port.port.name} with {_mac_text(candidate.mac)}, "
-            f"and {_mac_text(seen.mac)} on {port.port.name} says that it has it too",
             port,
             address,
+            f"is on {candidate.port.port.name} with {_mac_text(candidate.mac)}, "
+            f"and {_mac_text(seen.mac)} on {port.port.name} says that it has it too",
         )
         return Verdict.CONFLICT
 
@@ -809,10 +826,10 @@ class RouteEngine:
         for evicted in self._table.make_room(port.ifindex, seen.mac, self._group.limits):
             self._event(
                 EventKind.LIMIT,
-                f"{_text(evicted.address)} on {self._ports[evicted.ifindex].port.name} is forgotten, "
-                f"to make room for {_text(seen.address)}: the table or a share of it is full",
                 self._ports[evicted.ifindex],
                 evicted.address,
+                f"on {self._ports[evicted.ifindex].port.name} is forgotten to make room for "
+                f"{_text(seen.address)}: the table or a share of it is full",
             )
             self._drop(evicted)
         entry = Neighbor(seen.address, port.ifindex, seen.mac, now)
@@ -822,9 +839,9 @@ class RouteEngine:
         self._schedule(entry, now + self._group.timers.forget)
         self._event(
             EventKind.LEARNED,
-            f"{_text(seen.address)} is on {port.port.name} with {_mac_text(seen.mac)}",
             port,
             seen.address,
+            f"is on {port.port.name} with {_mac_text(seen.mac)}",
         )
         return entry
 
@@ -881,16 +898,16 @@ class RouteEngine:
             self._defend(port, entry.address, entry.router)
         self._event(
             EventKind.CONFLICT,
-            f"{_text(entry.address)} is on {home.port.name} with {_mac_text(entry.mac)} and stays there; "
-            f"{_mac_text(claim.mac)} on {port.port.name} wanted it",
             port,
             entry.address,
+            f"is on {home.port.name} with {_mac_text(entry.mac)} and stays there; "
+            f"{_mac_text(claim.mac)} on {port.port.name} wanted it",
         )
 
     def _move(self, entry: Neighbor, port: _Attached, mac: bytes, now: float) -> None:
         """A host lives somewhere else now."""
         old = self._ports.get(entry.ifindex)
-        was = _mac_text(entry.mac)
+        was = entry.mac
         self._table.place(entry, port.ifindex, mac)
         entry.claim = None
         entry.probes = 0
@@ -916,28 +933,21 @@ class RouteEngine:
             )
             self._sends.append((old.ifindex, frame))
         where = f"moved from {old.port.name} to {port.port.name}" if old is not port else "has another device"
-        self._event(
-            EventKind.MOVED,
-            f"{_text(entry.address)} {where}: {was} is {_mac_text(mac)} now"
-            if was != _mac_text(mac)
-            else f"{_text(entry.address)} {where}",
-            port,
-            entry.address,
-        )
+        if was != mac:
+            where += f": {_mac_text(was)} is {_mac_text(mac)} now"
+        self._event(EventKind.MOVED, port, entry.address, where)
 
     def _refuse_claim(self, port: _Attached, address: bytes, mac: bytes, what: str) -> Verdict:
         self._event(
             EventKind.CLAIM,
-            f"{_mac_text(mac)} on {port.port.name} claims {_text(address)}, {what}; refused",
             port,
             address,
+            f"is {what}; {_mac_text(mac)} on {port.port.name} claims it and is refused",
         )
         return Verdict.CLAIM
 
     def _tell_claim(self, claimant: _Sighting, owner: _Attached) -> None:
-        self._refuse_claim(
-            claimant.port, claimant.address, claimant.mac, f"which has an owner on {owner.port.name}"
-        )
+        self._refuse_claim(claimant.port, claimant.address, claimant.mac, f"another's, on {owner.port.name}")
 
     # -- duplicate address detection -------------------------------------------------------------------
 
@@ -948,10 +958,10 @@ class RouteEngine:
         if relayed is not None and now < relayed[0] and port.ifindex in relayed[1]:
             self._event(
                 EventKind.LOOP,
-                f"a probe for {_text(target)} that was relayed to {port.port.name} came back from there, "
-                f"sent by {_mac_text(mac)}: another proxy, or a loop",
                 port,
                 target,
+                f"is probed for by {_mac_text(mac)} with the very probe that was relayed to "
+                f"{port.port.name}: another proxy, or a loop",
             )
             return Verdict.LOOP
         if _link_local(target):
@@ -1101,10 +1111,7 @@ class RouteEngine:
             if entry.probes >= timers.retries:
                 home = self._ports[entry.ifindex]
                 self._event(
-                    EventKind.LOST,
-                    f"{_text(entry.address)} on {home.port.name} does not answer any more",
-                    home,
-                    entry.address,
+                    EventKind.LOST, home, entry.address, f"on {home.port.name} does not answer any more"
                 )
                 self._drop(entry)
             else:
@@ -1178,8 +1185,7 @@ class RouteEngine:
         if entry.route_state is not before and entry.route_state is not RouteState.INSTALLED:
             why = "is somebody else's" if result is RouteResult.FOREIGN else "is refused by the kernel"
             home = self._ports[entry.ifindex]
-            text = f"the host route for {_text(entry.address)} dev {home.port.name} {why}"
-            self._event(EventKind.ROUTE, text, home, entry.address)
+            self._event(EventKind.ROUTE, home, entry.address, f"dev {home.port.name}: its host route {why}")
         return self._outcome(Verdict.HEARD)
 
     def _route_for(self, address: bytes, ifindex: int) -> HostRoute | None:
@@ -1315,15 +1321,11 @@ class RouteEngine:
                 return
             del self._nobody[address]
 
-    def _event(self, kind: EventKind, text: str, port: _Attached, address: bytes) -> None:
+    def _event(self, kind: EventKind, port: _Attached, address: bytes, what: str) -> None:
+        who = _text(address)
+        name = port.port.name
         self._events.append(
-            Event(
-                kind=kind,
-                text=text,
-                group=self._group.name,
-                port=port.port.name,
-                address=_text(address),
-            )
+            Event(kind=kind, text=f"{who} {what}", group=self._group.name, port=name, address=who)
         )
 
     def _outcome(self, verdict: Verdict) -> Outcome:
@@ -1385,7 +1387,9 @@ class RouteEngine:
         if port is None:
             return Explanation(Verdict.NOWHERE, ("the group has no such port in use",))
         steps = [f"a solicitation for {_text(address)} arrives on {port.port.name}"]
-        decision = self._judge(port, address, None, now, steps.append)
+        decision = self._judge(
+            port, address, None, now, lambda template, *values: steps.append(template.format(*values))
+        )
         steps.append(f"verdict: {decision.verdict.label}")
         return Explanation(decision.verdict, tuple(steps))
 
@@ -1398,5 +1402,5 @@ class RouteEngine:
         return len(self._pending) + len(self._probes)
 
 
-def _silent(_text: str) -> None:
+def _silent(_template: str, *_values: object) -> None:
     """Tell nobody."""
