@@ -151,7 +151,7 @@ class FakeKernel:
         """The index of a link, by name."""
         return next(link.ifindex for link in self.links.values() if link.name == name)
 
-    def change_link(self, name: str, **changes: object) -> None:
+    def change_link(self, name: str, /, **changes: object) -> None:
         """Change fields of a link, its name among them."""
         index = self.index(name)
         self.links[index] = self.links[index]._replace(**changes)  # type: ignore[arg-type]

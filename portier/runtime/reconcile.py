@@ -155,6 +155,7 @@ class Settings(NamedTuple):
     generation: int = 0
     loaded_at: float = 0.0
     refused: tuple[str, ...] = ()
+    refused_digest: str = ""
     differs: bool = False
 
 
@@ -191,6 +192,7 @@ class Reconciler:
         record: Record,
         workers: Workers,
         load: Callable[[], Loaded],
+        digest: Callable[[], str],
         emit: Callable[[Event], None],
         clock: Callable[[], float],
     ) -> None:
@@ -199,6 +201,7 @@ class Reconciler:
         self._record = record
         self._workers = workers
         self._load_config = load
+        self._digest = digest
         self._emit = emit
         self._clock = clock
 
@@ -290,33 +293,39 @@ class Reconciler:
             config, loaded.warnings, loaded.digest, self.settings.generation + 1, self._clock()
         )
 
-    def _refresh(self, *, apply: bool) -> None:
-        """Look at the configuration on disk.  A bad one leaves the last good one in force."""
+    def _refresh(self, *, asked: bool) -> None:
+        """Look at the configuration on disk; ``asked`` when somebody wants it applied now.  A bad one
+        leaves the last good one in force, and a file that was only touched changes nothing."""
+        settings = self.settings
+        digest = self._digest()
+        if digest == settings.digest:
+            self.settings = settings._replace(refused=(), refused_digest="", differs=False)
+        elif not asked and not settings.config.watch:
+            if not settings.differs:
+                self._event(EventKind.CONFIG, "the configuration on disk differs from the one in force")
+            self.settings = settings._replace(refused=(), refused_digest="", differs=True)
+        elif asked or digest != settings.refused_digest:
+            self._reload(digest)
+
+    def _reload(self, digest: str) -> None:
         settings = self.settings
         try:
             loaded = self._load_config()
         except ConfigError as error:
             refused = tuple(map(str, error.problems))
-        except Exception as error:  # a child that crashed, a file that vanished: all one to what runs
+        except Exception as error:  # whatever the child met, what runs goes on
             log.debug("loading the configuration failed", exc_info=True)
             refused = (f"the configuration cannot be loaded: {error}",)
         else:
-            if loaded.digest == settings.digest:
-                self.settings = settings._replace(refused=(), differs=False)
-            elif apply:
-                self._take(loaded)
-                text = f"configuration generation {self.settings.generation} is in force"
-                self._event(EventKind.CONFIG, text)
-            elif not settings.differs:
-                self.settings = settings._replace(refused=(), differs=True)
-                self._event(EventKind.CONFIG, "the configuration on disk differs from the one in force")
+            self._take(loaded)
+            self._event(EventKind.CONFIG, f"configuration generation {self.settings.generation} is in force")
             return
         if refused != settings.refused:
             text = f"configuration refused, generation {settings.generation} stays in force"
             self._event(EventKind.CONFIG, text)
             for line in refused:
                 log.error("%s", line)
-        self.settings = settings._replace(refused=refused, differs=True)
+        self.settings = settings._replace(refused=refused, refused_digest=digest, differs=True)
 
     # -- the loop
 
@@ -386,9 +395,9 @@ class Reconciler:
 
     def _turn(self, reasons: set[str], asked: list[Future[Round]]) -> None:
         if "reload" in reasons:
-            self._refresh(apply=True)
+            self._refresh(asked=True)
         elif "file" in reasons:
-            self._refresh(apply=self.settings.config.watch)
+            self._refresh(asked=False)
         if self._clock() >= self._resync_at:
             self._foreign.clear()  # perhaps they are gone
         done = self.round()
@@ -663,7 +672,13 @@ def _alone(kernel: Kernel, record: Record, clock: Callable[[], float]) -> Reconc
         raise PortierError("nothing is loaded here")
 
     return Reconciler(
-        open_kernel=lambda: kernel, record=record, workers=_Nobody(), load=load, emit=_silent, clock=clock
+        open_kernel=lambda: kernel,
+        record=record,
+        workers=_Nobody(),
+        load=load,
+        digest=str,
+        emit=_silent,
+        clock=clock,
     )
 
 
