@@ -259,11 +259,14 @@ class Reconciler:
             self._flag.notify()
         return future.result(timeout)
 
-    def start(self) -> None:
-        """Run rounds, in a thread of their own, the first at once."""
+    def start(self) -> Future[Round]:
+        """Run rounds, in a thread of their own, the first at once; returns its outcome to come."""
+        first: Future[Round] = Future()
+        self._asked.append(first)
         self._resync_at = self._clock()
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
         self._thread.start()
+        return first
 
     def stop(self) -> Round:
         """End the loop and undo everything; what could not be undone is pending in the result."""
