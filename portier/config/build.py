@@ -373,13 +373,15 @@ class _Builder:
             value = int(address_type(value_text))
             if not mask_text.isdecimal():
                 mask = int(address_type(mask_text))
-            elif int(mask_text) <= bits:
-                mask = (1 << bits) - (1 << (bits - int(mask_text)))
             else:
-                self.fail(at, f"the mask must be an address, or a number of bits from 0 to {bits}")
-                return None
+                mask = (1 << bits) - (1 << max(bits - int(mask_text), 0)) if int(mask_text) <= bits else 0
         except ValueError as error:
             self.fail(at, f'"{at.data}" is no pattern value/mask on IPv{4 if four else 6} addresses: {error}')
+            return None
+        if not mask:
+            self.fail(
+                at, f"the mask must be an address that is not zero, or a number of bits from 1 to {bits}"
+            )
             return None
         if not isinstance(prefix, Live):
             fixed = int(prefix.netmask) & mask

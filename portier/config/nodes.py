@@ -18,6 +18,7 @@ from portier.errors import Problem
 
 MAX_DEPTH = 16  # the schema needs six levels
 MAX_NODES = 1_000_000  # after aliases are written out; 10,000 rules make 60,000
+MAX_PROBLEMS = 10_000  # nobody reads on
 
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))

@@ -11,12 +11,24 @@ import difflib
 import functools
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import jsonschema
 
 from portier.config import schema as schema_text
-from portier.config.nodes import Mapping, Node, Path, Scalar, Schema, Sequence, member, plain_data, problem_at
+from portier.config.nodes import (
+    MAX_PROBLEMS,
+    Mapping,
+    Node,
+    Path,
+    Scalar,
+    Schema,
+    Sequence,
+    member,
+    plain_data,
+    problem_at,
+)
 from portier.errors import Problem
 
 _TYPES = {
@@ -52,7 +64,7 @@ def check(root: Mapping) -> tuple[dict[str, Any], list[Problem]]:
     validator = _validator()
     data = plain_data(root, validator.schema)
     problems: list[Problem] = []
-    for error in list(validator.iter_errors(data)):
+    for error in list(islice(validator.iter_errors(data), MAX_PROBLEMS)):
         path: Path = tuple(error.absolute_path)
         node = _find(root, path)
         if error.validator == "additionalProperties" and isinstance(node, Mapping):
@@ -68,6 +80,8 @@ def check(root: Mapping) -> tuple[dict[str, Any], list[Problem]]:
             problems.append(problem_at(place, path, _message(error, node)))
             if error.validator != "required":
                 _cut(data, path)
+    if len(problems) >= MAX_PROBLEMS:  # what may be left is of any shape
+        return {}, problems
     return data, problems
 
 

@@ -16,6 +16,7 @@ import yaml
 from portier.config.nodes import (
     MAX_DEPTH,
     MAX_NODES,
+    MAX_PROBLEMS,
     Entry,
     Mapping,
     Node,
@@ -131,7 +132,7 @@ class _Composer:
 
     def problem(self, place: Place, message: str, *, fatal: bool = False) -> None:
         found = problem_at(place, self.open[-1].path_of_next() if self.open else (), message)
-        if fatal:
+        if fatal or len(self.problems) >= MAX_PROBLEMS:
             raise _Hopeless(found)
         self.problems.append(found)
 
