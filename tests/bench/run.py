@@ -280,6 +280,8 @@ def resolve_one(bench: Bench, contender: Contender, targets: int) -> None:
             }
             if last:
                 known = result.answered
+                if known < targets:
+                    time.sleep(2.0)  # answers to those that are not counted any more
                 for warm_window in WINDOWS:
                     warm[str(warm_window)] = exchange(
                         bench, site, running, contender, f"{what}, warm", max(1, known), warm_window
@@ -500,7 +502,8 @@ def report(bench: Bench, where: dict[str, Any]) -> str:
     head = (
         f"{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, Python {where['python']}, "
         f"portier {where['portier']}, {peers or 'no peers installed'}. The generator and its responder run "
-        f"on core {where['generator_core']}, the daemon on core {where['daemon_core']}, nice {where['nice']}; "
+        f"on core {where['generator_core']}, the daemon on core {where['daemon_core']}, "
+        f"nice {where['nice']}; "
         f"medians of {bench.scale.rounds} rounds of {bench.scale.seconds} s. (x: times ndppd.)\n"
     )
     parts = [head]
