@@ -81,7 +81,8 @@ def render(config: Config, files: tuple[Path, ...], warnings: list[str], columns
             yield ""
             yield title
             for line in lines:
-                yield from text.wrap(line, columns, indent=2)
+                # A command is to be copied, and stays in one line.
+                yield from [f"  {line}"] if line.startswith("nft ") else text.wrap(line, columns, indent=2)
 
 
 def _group(group: Group, columns: int) -> Iterator[str]:
@@ -110,8 +111,8 @@ def _group(group: Group, columns: int) -> Iterator[str]:
         rows.append(("besides", ", ".join(other)))
     yield from text.table(rows, columns, indent=2)[1:]
     yield "  addresses, the most specific rule first"
-    yield from text.table([("", ""), *map(_rule, sorted(group.rules, key=_specific))], columns, indent=4)[1:]
-    yield "    whatever else   not proxied"
+    rules = [("", ""), *map(_rule, sorted(group.rules, key=_specific)), ("whatever else", "not proxied")]
+    yield from text.table(rows=rules, columns=columns, indent=4)[1:]
 
 
 def _specific(rule: Rule) -> tuple[Any, ...]:
@@ -162,6 +163,8 @@ def _differences(value: Any, usual: Any, leave: tuple[str, ...] = (), path: str 
 
 
 def _scalar(value: Any) -> str:
+    if isinstance(value, float):
+        return text.span(value)
     made = plain(value)
     return made if isinstance(made, str) else json.dumps(made)
 

@@ -22,21 +22,24 @@ from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
+import portier
 from portier.cli import complain, exits
 from portier.cli.lab import Lab, Node
 from portier.errors import PortierError, Refused
 from portier.system.control import ControlClient
 
-EXAMPLE = "libvirt-lxc.yaml"  # its interfaces are those that this lab makes
+EXAMPLE = "vms-and-containers.yaml"  # its interfaces are those that this lab makes
 _TOPOLOGY = """\
-            2001:db8:7::/64, on-link everywhere: nothing is routed or delegated
+    All of 2001:db8:7::/64 is on-link at the router; nothing is routed or delegated.
 
-   router                     portier                        vm
-   2001:db8:7::1 -------- eth0     virbr0 ---(bridge)--- 2001:db8:7::a
-                                                             container
-                                  lxc-web -------------- 2001:db8:7::b
+    router               portier                    vm
+    2001:db8:7::1 ------ enp3s0   virbr0 ---------- 2001:db8:7:0:5054:ff:fe00:a
+                                                    container
+                                  lxc-web --------- 2001:db8:7::c
 """
-_ROUTER, _VM, _CONTAINER = "2001:db8:7::1", "2001:db8:7::a", "2001:db8:7::b"
+_ROUTER, _VM, _CONTAINER = "2001:db8:7::1", "2001:db8:7:0:5054:ff:fe00:a", "2001:db8:7::c"
+_DENIED = "2001:db8:7:0:1ab::1"  # by a rule of the example
+_PORTS = ["enp3s0", "lxc-web", "virbr0"]
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _PING_SECONDS = 5.0
@@ -54,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: daemon and lab go first
     with contextlib.ExitStack() as stack:
         try:
-            example = stack.enter_context(_example())
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="portier-demo-")))
+            example = _example(directory)
             lab = stack.enter_context(Lab("portier"))
             _play(lab, example, directory)
         except (_DemoError, NetlinkError) as error:
@@ -71,11 +74,15 @@ def _play(lab: Lab, example: Path, directory: Path) -> None:
     router, vm, container = _build(lab)
     before = lab.traces()
 
-    _say("Without Portier the router's neighbor solicitations end at eth0")
+    _say("Without Portier the router's questions end on its own link")
     _expect_silence(lab, router, "vm", _VM)
 
-    _say(f"The daemon starts on {example.name}, as it is")
+    _say(f"The configuration is examples/{example.name}, as it is")
     print("\n".join(f"    {line}" for line in _settings(example)))
+    _show(["check", "-c", example.name], directory, exits.OK)
+    _show(["plan", "-c", example.name], directory, exits.STEPS)
+
+    _say(f"portier run -c {example.name}")
     with _daemon(example, directory) as process:
         _ready(process, directory)
 
@@ -94,7 +101,9 @@ def _play(lab: Lab, example: Path, directory: Path) -> None:
             (["status"], exits.OK),
             (["neighbors"], exits.OK),
             (["explain", _VM], exits.OK),
-            (["explain", "2001:db8:7::dead"], exits.FAILED),
+            (["explain", _DENIED], exits.FAILED),
+            (["reload"], exits.OK),
+            (["cleanup"], exits.FAILED),
         ):
             _show(command, directory, code)
 
@@ -108,8 +117,8 @@ def _play(lab: Lab, example: Path, directory: Path) -> None:
         raise _DemoError(f"the kernel is not as it was before: {len(left)} differences")
     print(
         f"    nothing is left: {len(before.routes)} routes, {len(before.rules)} rules, "
-        f"{len(before.sysctls)} sysctls, {len(before.flags)} links and {len(before.multicast)} multicast "
-        "memberships are as they were before"
+        f"{len(before.sysctls)} sysctls, {len(before.flags)} links and {len(before.multicast)} multicast\n"
+        "    memberships are as they were before"
     )
     _expect_silence(lab, router, "vm", _VM)
     print(f"\nAll of it worked, in {time.monotonic() - began:.0f} seconds.")
@@ -122,12 +131,12 @@ def _say(title: str) -> None:
 def _build(lab: Lab) -> tuple[Node, Node, Node]:
     """The topology, with every address ready for use."""
     here, router, vm, container = lab.here, lab.node("router"), lab.node("vm"), lab.node("container")
-    lab.wire(here, "eth0", router, "eth0")
+    lab.wire(here, "enp3s0", router, "eth0")
     lab.bridge(here, "virbr0")
-    lab.wire(here, "vnet0", vm, "eth0", bridge="virbr0")
+    lab.wire(here, "vnet0", vm, "eth0", bridge="virbr0", far_mac="52:54:00:00:00:0a")
     lab.wire(here, "lxc-web", container, "eth0")
     lab.address(router, "eth0", f"{_ROUTER}/64")
-    lab.address(here, "eth0", "2001:db8:7::2/64")
+    lab.address(here, "enp3s0", "2001:db8:7::2/64")
     lab.address(vm, "eth0", f"{_VM}/64")
     lab.address(container, "eth0", f"{_CONTAINER}/64")
     lab.default_route(here, _ROUTER)
@@ -139,24 +148,26 @@ def _expect_answer(lab: Lab, start: Node, name: str, target: str) -> None:
     took = lab.ping(start, target, _PING_SECONDS)
     if took is None:
         raise _DemoError(f"{start.name} pings {name}, {target}: no answer within {_PING_SECONDS:g} s")
-    print(f"    {start.name:<9} pings {name:<9} {target:<14} answered after {took * 1000:.1f} ms", flush=True)
+    print(
+        f"    {start.name:<9} pings {name:<9}  {target:<28} answered after {took * 1000:.1f} ms", flush=True
+    )
 
 
 def _expect_silence(lab: Lab, start: Node, name: str, target: str) -> None:
     if lab.ping(start, target, _SILENCE_SECONDS) is not None:
         raise _DemoError(f"{start.name} reaches {name} without Portier: this lab proves nothing")
-    print(f"    {start.name:<9} pings {name:<9} {target:<14} no answer", flush=True)
+    print(f"    {start.name:<9} pings {name:<9}  {target:<28} no answer", flush=True)
 
 
-@contextlib.contextmanager
-def _example() -> Iterator[Path]:
-    """The example's file: in the installed package, or in the checkout it was started from."""
+def _example(directory: Path) -> Path:
+    """A copy of the example, which is in the installed package or in the checkout it was started from.
+    It is copied because its TOML twin lies beside it, and two files at once are an error."""
     package = importlib.resources.files("portier")
     for place in (package.joinpath("examples", EXAMPLE), package.joinpath("..", "examples", EXAMPLE)):
         if place.is_file():
-            with importlib.resources.as_file(place) as path:
-                yield path.resolve()
-            return
+            copy = directory / EXAMPLE
+            copy.write_bytes(place.read_bytes())
+            return copy
     raise Refused(f"the example {EXAMPLE} is not where the package was installed: install it again")
 
 
@@ -170,6 +181,13 @@ def _command(arguments: list[str], directory: Path) -> list[str]:
     return [sys.executable, "-m", "portier", "--runtime-dir", str(directory), *arguments]
 
 
+def _environment() -> dict[str, str]:
+    """The environment in which this very package is found, and no service manager."""
+    environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
+    found = [str(Path(portier.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, found))}
+
+
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -177,14 +195,13 @@ def _die_with_parent() -> None:
 @contextlib.contextmanager
 def _daemon(example: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The real daemon, in a process of its own, which never outlives this one."""
-    environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             _command(["run", "--config", str(example)], directory),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env=_environment(),
             preexec_fn=_die_with_parent,  # noqa: PLW1509  (there are no threads here)
         )
     try:
@@ -214,7 +231,7 @@ def _ready(process: subprocess.Popen[bytes], directory: Path) -> None:
             status: dict[str, Any] = client.get("/v1/status")
             ports = [port for group in status["groups"] for port in group["ports"]]
             active = sorted(port["name"] for port in ports if port["state"] == "active")
-            if active == ["eth0", "lxc-web", "virbr0"]:
+            if active == _PORTS:
                 print(f"\n    process {process.pid}, ready: it proxies between {', '.join(active)}")
                 return
         time.sleep(0.1)
@@ -225,7 +242,13 @@ def _show(arguments: list[str], directory: Path, expected: int) -> None:
     """Run a command as a user would, and show what it prints."""
     _say(f"portier {' '.join(arguments)}")
     done = subprocess.run(
-        _command(arguments, directory), capture_output=True, text=True, timeout=_START_SECONDS, check=False
+        _command(arguments, directory),
+        cwd=directory,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=_START_SECONDS,
+        check=False,
     )
     print("\n".join(f"    {line}" for line in (done.stdout + done.stderr).splitlines()), flush=True)
     if done.returncode != expected:

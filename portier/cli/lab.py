@@ -79,10 +79,14 @@ class Lab:
                 self._netlink[node.name] = IPRoute()
         return self._netlink[node.name]
 
-    def wire(self, near: Node, near_name: str, far: Node, far_name: str, *, bridge: str = "") -> None:
+    def wire(
+        self, near: Node, near_name: str, far: Node, far_name: str, *, bridge: str = "", far_mac: str = ""
+    ) -> None:
         """A cable between two nodes, both ends up; the near end in ``bridge`` where one is named."""
         netlink = self.netlink(near)
-        peer = {"ifname": far_name, "net_ns_fd": far.descriptor}
+        peer: dict[str, object] = {"ifname": far_name, "net_ns_fd": far.descriptor}
+        if far_mac:
+            peer["address"] = far_mac
         netlink.link("add", ifname=near_name, kind="veth", peer=peer)
         index = self.index(near, near_name)
         if bridge:

@@ -12,5 +12,5 @@ from portier.cli import exits
 def run(options: argparse.Namespace) -> int:
     """Print the schema as it is shipped."""
     del options
-    sys.stdout.write(config.schema_text())
+    sys.stdout.write(config.schema())
     return exits.OK
