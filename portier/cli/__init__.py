@@ -61,8 +61,11 @@ def _call(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         code = exits.CONFIG
     except PortierError as error:
-        complain(name, str(error))
         code = error.exit_code if isinstance(error, Refused) else exits.FAILED
+        if code == exits.CONFIG:  # the daemon's word on a configuration: the same lines as above
+            print(error, file=sys.stderr)
+        else:
+            complain(name, str(error))
     except BrokenPipeError:  # whoever read our output has seen enough
         _discard_output()
         code = exits.PIPE

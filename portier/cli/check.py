@@ -21,14 +21,14 @@ from portier.core.model import Answer, Config, Group, HostPattern, Live, Mode, R
 from portier.errors import ConfigError
 
 _MEANINGS = {
-    Answer.RESOLVE: "asked for behind; answered when the host answers (resolve)",
+    Answer.RESOLVE: "asked for behind, answered when the host answers (resolve)",
     Answer.ALWAYS: "answered at once from the upstream, asking nobody (always)",
-    Answer.ROUTED: "answered if the kernel's route leaves by another port of the group (routed)",
+    Answer.ROUTED: "answered if the kernel routes it by another port of the group (routed)",
     Answer.KERNEL: "answered by the kernel from a proxy entry (kernel)",
 }
 _LIVE = {
-    Live.UPSTREAM: "the upstream's on-link IPv6 prefixes, followed live",
-    Live.UPSTREAM_IPV4: "the upstream's on-link IPv4 prefixes, followed live",
+    Live.UPSTREAM: "on-link upstream",  # IPv6 prefixes, followed live
+    Live.UPSTREAM_IPV4: "on-link upstream, IPv4",
 }
 _GC_THRESH3 = Path("/proc/sys/net/ipv6/neigh/default/gc_thresh3")
 
@@ -112,28 +112,26 @@ def _group(group: Group, columns: int) -> Iterator[str]:
     yield from text.table(rows, columns, indent=2)[1:]
     yield "  addresses, the most specific rule first"
     rules = [("", ""), *map(_rule, sorted(group.rules, key=_specific)), ("whatever else", "not proxied")]
-    yield from text.table(rows=rules, columns=columns, indent=4)[1:]
+    yield from text.table(rules, columns, indent=4)[1:]
 
 
 def _specific(rule: Rule) -> tuple[Any, ...]:
     """Sorts rules as they are matched: explicit before live, long before short, more mask bits first."""
-    if isinstance(rule.prefix, Live):
-        return (1, rule.prefix)
     bits = rule.host.mask.bit_count() if rule.host else 0
+    if isinstance(rule.prefix, Live):
+        return (1, rule.prefix, -bits)
     return (0, rule.prefix.version == 4, -rule.prefix.prefixlen, -bits, rule.prefix.network_address.packed)
 
 
 def _rule(rule: Rule) -> tuple[str, str]:
     what = _LIVE[rule.prefix] if isinstance(rule.prefix, Live) else str(rule.prefix)
+    how = _MEANINGS[rule.answer] if rule.allow else "not proxied (deny)"
     if rule.host:
-        what += f" where the address is like {_pattern(rule.host)}"
+        how += f"; only addresses like {_pattern(rule.host)}"
     if rule.downstream:
-        what += f" on {_patterns(rule.downstream)}"
-    if not rule.allow:
-        return what, "not proxied (deny)"
-    how = _MEANINGS[rule.answer]
+        how += f"; only on {_patterns(rule.downstream)}"
     if rule.askers:
-        how += f", only when {', '.join(map(str, rule.askers))} asks"
+        how += f"; only when {', '.join(map(str, rule.askers))} asks"
     return what, how
 
 

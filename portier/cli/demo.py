@@ -250,7 +250,7 @@ def _show(arguments: list[str], directory: Path, expected: int) -> None:
         timeout=_START_SECONDS,
         check=False,
     )
-    print("\n".join(f"    {line}" for line in (done.stdout + done.stderr).splitlines()), flush=True)
+    print("\n".join(f"    {line}".rstrip() for line in (done.stdout + done.stderr).splitlines()), flush=True)
     if done.returncode != expected:
         raise _DemoError(f"portier {' '.join(arguments)} ended with {done.returncode}, not {expected}")
 

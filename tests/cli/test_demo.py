@@ -1,23 +1,27 @@
 """The demo: it works with root and without, and says what to do where it cannot."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 
-from .conftest import ROOT
+from tests.cli.conftest import ROOT
 
 NOBODY = 65534
 
 
-def demo(*prefix: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def demo(
+    *prefix: str, python: str = sys.executable, path: str = str(ROOT)
+) -> subprocess.CompletedProcess[str]:
     """Play the demo in a process of its own, started through ``prefix``."""
     return subprocess.run(
-        [*prefix, sys.executable, "-m", "portier", "demo"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **(env or {})},
+        [*prefix, python, "-m", "portier", "demo"],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -25,25 +29,37 @@ def demo(*prefix: str, env: dict[str, str] | None = None) -> subprocess.Complete
     )
 
 
-def unprivileged() -> list[str]:
-    """A prefix that gives all rights away; skips where the interpreter cannot be used without them."""
+def without_root() -> subprocess.CompletedProcess[str]:
+    """Play the demo as nobody.  Where this interpreter is closed to others (below /root), the system's
+    with this one's packages does; skips where that cannot be either."""
     if os.geteuid() != 0:
-        return []
-    prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all"]
-    try:
+        return demo()
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv (util-linux) is not installed")
+    # The shell between them makes the interpreter's start one without rights, too.
+    prefix = [
+        "setpriv",
+        f"--reuid={NOBODY}",
+        f"--regid={NOBODY}",
+        "--clear-groups",
+        "sh",
+        "-c",
+        'exec "$@"',
+        "sh",
+    ]
+    path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+    for python in (sys.executable, "/usr/bin/python3"):
         able = subprocess.run(
-            [*prefix, sys.executable, "-c", "import pyroute2, yaml"],
-            cwd=ROOT,
+            [*prefix, python, "-c", "import portier.cli, pyroute2, yaml, jsonschema, watchdog"],
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
-            text=True,
             timeout=60,
             check=False,
         )
-    except FileNotFoundError:
-        pytest.skip("setpriv (util-linux) is not installed")
-    if able.returncode != 0:
-        pytest.skip(f"nobody cannot use {sys.executable}: its files are in a directory closed to others")
-    return prefix
+        if able.returncode == 0:
+            return demo(*prefix, python=python, path=path)
+    pytest.skip(f"nobody can use neither {sys.executable} nor its packages: they are closed to others")
 
 
 def worked(done: subprocess.CompletedProcess[str]) -> None:
@@ -73,7 +89,7 @@ def test_as_root() -> None:
 
 def test_without_root() -> None:
     """Without root, in a user namespace."""
-    worked(demo(*unprivileged()))
+    worked(without_root())
 
 
 def test_where_namespaces_are_refused() -> None:

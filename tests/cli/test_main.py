@@ -11,8 +11,7 @@ import portier.cli
 from portier import __version__
 from portier.cli import COMMANDS, exits
 from portier.errors import ConfigError, KernelError, Problem, Refused
-
-from .conftest import ROOT, Portier
+from tests.cli.conftest import ROOT, Portier
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_every_failure_is_a_line_and_a_code(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whatever a command raises ends as an exit code and at most one line; bugs say what to report."""
-    monkeypatch.setattr(portier.cli.importlib, "import_module", lambda _name: Boom(error))
+    monkeypatch.setattr("portier.cli.importlib.import_module", lambda _name: Boom(error))
     monkeypatch.delenv("PORTIER_DEBUG", raising=False)
     assert portier.cli.main(["status"]) == code
     stderr = capsys.readouterr().err
@@ -143,7 +142,7 @@ def test_a_bug_shows_its_traceback_on_request(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """PORTIER_DEBUG=1 gives what a report needs."""
-    monkeypatch.setattr(portier.cli.importlib, "import_module", lambda _name: Boom(KeyError("x")))
+    monkeypatch.setattr("portier.cli.importlib.import_module", lambda _name: Boom(KeyError("x")))
     monkeypatch.setenv("PORTIER_DEBUG", "1")
     assert portier.cli.main(["status"]) == exits.BUG
     assert "Traceback" in capsys.readouterr().err
