@@ -7,7 +7,7 @@ both.  Each has a hook to make it fail, and a log of what was done to it, in ord
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from ipaddress import IPv6Address, IPv6Network
 
 from portier.core.model import (
@@ -104,6 +104,7 @@ class FakeKernel:
         self.routes: list[KernelRoute] = []  # of other makers, but for host routes
         self.host_routes: list[HostRoute] = []  # whoever made them
         self.rules: set[PolicyRule] = set()
+        self.local_rule = 0
         self.forwarding = 0
         self.forwarding_default = 0
         self.done: list[str] = []  # what was asked of it and succeeded
@@ -205,15 +206,19 @@ class FakeKernel:
 
     # -- what Portier asks of it
 
-    def snapshot(self, protocol: int = 135, ports: Container[int] | None = None) -> Snapshot:
+    def snapshot(
+        self, protocol: int | Collection[int] = 135, ports: Container[int] | None = None
+    ) -> Snapshot:
         """What the kernel shows.  Without ``ports`` the routes of all links are shown."""
         self.snapshots += 1
+        own = {protocol} if isinstance(protocol, int) else set(protocol)
         return Snapshot(
             links=tuple(self.links.values()),
             addresses=tuple(self.addresses),
             routes=tuple(r for r in self.routes if ports is None or r.ifindex in ports),
-            host_routes=frozenset(r for r in self.host_routes if r.protocol == protocol),
-            rules=frozenset(r for r in self.rules if r.protocol == protocol),
+            host_routes=frozenset(r for r in self.host_routes if r.protocol in own),
+            rules=frozenset(r for r in self.rules if r.protocol in own),
+            local_rule=self.local_rule,
             forwarding=self.forwarding,
             force_forwarding=self.force_forwarding,
         )
@@ -231,11 +236,18 @@ class FakeKernel:
         self.host_routes.append(route)
         return RouteResult.ADDED
 
+    def move_route(self, old: HostRoute, new: HostRoute) -> RouteResult:
+        """Add a host route in the place of another of Portier's."""
+        if old != new and old in self.record.routes():
+            self.remove_route(old)
+        return self.add_route(new)
+
     def remove_route(self, route: HostRoute) -> None:
-        """Remove a host route; that it is gone is success."""
+        """Remove a host route that is on record; that it is gone is success."""
         self._attempt(f"remove route {IPv6Address(route.address)}")
-        self.host_routes = [present for present in self.host_routes if present != route]
-        self.record.forget_route(route)
+        if route in self.record.routes():
+            self.host_routes = [present for present in self.host_routes if present != route]
+            self.record.forget_route(route)
 
     def add_rule(self, rule: PolicyRule) -> None:
         """Add a policy rule; one that is there already is success."""
@@ -243,9 +255,10 @@ class FakeKernel:
         self.rules.add(rule)
 
     def remove_rule(self, rule: PolicyRule) -> None:
-        """Remove a policy rule; that it is gone is success."""
+        """Remove a policy rule that is on record; that it is gone is success."""
         self._attempt(f"remove rule {rule.iif}")
-        self.rules.discard(rule)
+        if rule in self.record.rules():
+            self.rules.discard(rule)
 
     def get_sysctl(self, path: str) -> str | None:
         """The value of a sysctl, None where there is no such thing."""

@@ -471,7 +471,7 @@ def desired(
     state = State(
         workers={bound.group.name: bound for bound in bounds},
         host_routes=_wanted_routes(learned, bounds, snapshot, recorded),
-        rules=frozenset(rule for bound in bounds for rule in _rules_of(bound)),
+        rules=frozenset(rule for bound in bounds for rule in _rules_of(bound, snapshot.local_rule)),
         sysctls=sysctls.want,
     )
     report = Report(
@@ -499,18 +499,19 @@ def _wanted_routes(
     return frozenset(route for route in learned - foreign if route[1:] in places)
 
 
-def _rules_of(bound: Bound) -> Iterable[PolicyRule]:
+def _rules_of(bound: Bound, local_rule: int) -> Iterable[PolicyRule]:
+    priority = max(RULE_PRIORITY, local_rule + 1)  # people with VRFs move the local table's down
     for port in bound.ports:
         if port.source is not None:
-            yield from _quiet(port.name)
+            yield from _quiet(priority, port.name)
 
 
 @lru_cache(maxsize=65536)
-def _quiet(name: str) -> tuple[PolicyRule, ...]:
+def _quiet(priority: int, name: str) -> tuple[PolicyRule, ...]:
     """The rules that keep the kernel from answering what Portier relays on a port."""
     return (
-        PolicyRule(RULE_PRIORITY, name, _LINK_LOCAL, "", PROTOCOL),
-        PolicyRule(RULE_PRIORITY, name, "", _LINK_LOCAL, PROTOCOL),
+        PolicyRule(priority, name, _LINK_LOCAL, "", PROTOCOL),
+        PolicyRule(priority, name, "", _LINK_LOCAL, PROTOCOL),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final, NamedTuple, Protocol
@@ -54,14 +54,17 @@ log = logging.getLogger(__name__)
 class Kernel(Protocol):
     """What the reconciler asks of the kernel.  Failures are `PortierError`."""
 
-    def snapshot(self, protocol: int = ..., ports: Container[int] | None = ...) -> Snapshot:
+    def snapshot(self, protocol: int | Collection[int] = ..., ports: Container[int] | None = ...) -> Snapshot:
         """What the kernel shows; other makers' routes only of ``ports``."""
 
     def add_route(self, route: HostRoute) -> RouteResult:
-        """Add a host route, never over another."""
+        """Add a host route, never over another, and record it."""
+
+    def move_route(self, old: HostRoute, new: HostRoute) -> RouteResult:
+        """Add a host route in the place of another of Portier's."""
 
     def remove_route(self, route: HostRoute) -> None:
-        """Remove a host route; that it is gone is success."""
+        """Remove a host route that is on record, there too; that it is gone is success."""
 
     def add_rule(self, rule: PolicyRule) -> None:
         """Add a policy rule."""
@@ -83,10 +86,7 @@ class Record(Protocol):
     """What survives the process: what Portier made and changed."""
 
     def routes(self) -> frozenset[HostRoute]:
-        """Host routes on record; adding and removing them is the kernel's caller's to note."""
-
-    def note_route(self, route: HostRoute) -> None:
-        """Record a route that is about to be added."""
+        """Host routes on record; the kernel handle notes and strikes them itself."""
 
     def forget_route(self, route: HostRoute) -> None:
         """Strike a route that is gone."""
@@ -179,6 +179,7 @@ class _Look(NamedTuple):
     memory: Memory
     recorded: Recorded
     learned: frozenset[HostRoute]
+    dropped: Mapping[tuple[bytes, int, int], HostRoute]  # to be removed, by address, table and metric
 
 
 class Reconciler:
@@ -194,6 +195,7 @@ class Reconciler:
         load: Callable[[], Loaded],
         digest: Callable[[], str],
         emit: Callable[[Event], None],
+        after: Callable[[], None] = lambda: None,
         clock: Callable[[], float],
     ) -> None:
         self._open_kernel = open_kernel
@@ -203,13 +205,13 @@ class Reconciler:
         self._load_config = load
         self._digest = digest
         self._emit = emit
+        self._after = after
         self._clock = clock
 
         self.settings = Settings(Config())
         self.report = Report()
         self.last = Round()
         self.rounds = 0
-        self.changed = clock()  # when a round last did or failed something
 
         self._memory = Memory()
         self._links: frozenset[int] = frozenset()
@@ -243,12 +245,16 @@ class Reconciler:
     def reload(self, timeout: float | None = None) -> Round:
         """Load the configuration and wait for the round that applies it, or does not.  Raises
         TimeoutError after ``timeout`` seconds."""
+        return self.ask_reload().result(timeout)
+
+    def ask_reload(self) -> Future[Round]:
+        """The same, without waiting."""
         future: Future[Round] = Future()
         with self._flag:
             self._reasons["reload"] = (-math.inf, -math.inf)
             self._asked.append(future)
             self._flag.notify()
-        return future.result(timeout)
+        return future
 
     def steps(self, config: Config, timeout: float | None = None) -> tuple[Step, ...]:
         """The steps that would be done now under ``config``.  Raises TimeoutError after ``timeout``
@@ -286,11 +292,8 @@ class Reconciler:
 
     # -- the configuration
 
-    def load(self) -> None:
-        """Load the first configuration.  Raises `ConfigError`."""
-        self._take(self._load_config())
-
-    def _take(self, loaded: Loaded) -> None:
+    def take(self, loaded: Loaded) -> None:
+        """Put a configuration in force, from the next round on."""
         config = plan.keep(loaded.config, self._memory)
         self.settings = Settings(
             config, loaded.warnings, loaded.digest, self.settings.generation + 1, self._clock()
@@ -320,7 +323,7 @@ class Reconciler:
             log.debug("loading the configuration failed", exc_info=True)
             refused = (f"the configuration cannot be loaded: {error}",)
         else:
-            self._take(loaded)
+            self.take(loaded)
             self._event(EventKind.CONFIG, f"configuration generation {self.settings.generation} is in force")
             return
         if refused != settings.refused:
@@ -486,7 +489,7 @@ class Reconciler:
         before = self._workers.learned()
         links = self._links
         while True:
-            snapshot = self._snapshot(self._kernel, config, recorded, links)
+            snapshot = self._kernel.snapshot(_numbers(config, recorded), links)
             running = self._workers.running()
             after = self._workers.learned()
             learned = after | (before & snapshot.host_routes)
@@ -505,19 +508,13 @@ class Reconciler:
         have = plan.actual(snapshot, running, recorded, want)
         have = replace(have, host_routes=have.host_routes | (want.host_routes & (after - before)))
         names = {link.ifindex: link.name for link in snapshot.links}
-        return _Look(plan.diff(want, have, names), snapshot, want, report, memory, recorded, before | after)
-
-    def _snapshot(
-        self, kernel: Kernel, config: Config | None, recorded: Recorded, links: frozenset[int]
-    ) -> Snapshot:
-        snapshot = kernel.snapshot(plan.PROTOCOL, links)
-        groups = config.groups if config else ()
-        others = {group.routes.protocol for group in groups if group.routes is not None}
-        others |= {route.protocol for route in recorded.routes}
-        for protocol in others - {plan.PROTOCOL}:
-            more = kernel.snapshot(protocol, links)
-            snapshot = replace(snapshot, host_routes=snapshot.host_routes | more.host_routes)
-        return snapshot
+        steps = plan.diff(want, have, names)
+        dropped = {
+            (step.route.address, step.route.table, step.route.metric): step.route
+            for step in steps
+            if isinstance(step, plan.DropRoute)
+        }
+        return _Look(steps, snapshot, want, report, memory, recorded, before | after, dropped)
 
     def _note(self, look: _Look, *, final: bool) -> None:
         """Take over what a look has shown: memory, report, events, and a record that says no more than
@@ -580,21 +577,22 @@ class Reconciler:
             case plan.StopWorker():
                 self._workers.stop(step.name)
             case PutRoute():
-                self._put_route(kernel, step)
+                self._put_route(kernel, step, look)
             case plan.DropRoute():
                 kernel.remove_route(step.route)
-                self._record.forget_route(step.route)
 
-    def _put_route(self, kernel: Kernel, step: PutRoute) -> None:
+    def _put_route(self, kernel: Kernel, step: PutRoute, look: _Look) -> None:
         """Repair a route that a worker wants and the kernel has lost."""
-        result = kernel.add_route(step.route)
+        route = step.route
+        old = look.dropped.get((route.address, route.table, route.metric))
+        result = kernel.add_route(route) if old is None else kernel.move_route(old, route)
         if result is RouteResult.FOREIGN:
-            self._foreign.add(step.route)
+            self._foreign.add(route)
             self._event(EventKind.ROUTE, f"{str(step)[2:]} is somebody else's now")
-        elif result is RouteResult.ADDED:
+        elif result is RouteResult.ADDED and old is None:
             if len(self._repairs) >= _REPAIRS:
                 self._repairs.clear()
-            times = self._repairs[step.route] = self._repairs.get(step.route, 0) + 1
+            times = self._repairs[route] = self._repairs.get(route, 0) + 1
             if times > 1:
                 self._event(EventKind.ROUTE, f"{str(step)[2:]} was deleted by somebody, {times} times now")
         elif result is RouteResult.FAILED:
@@ -633,10 +631,9 @@ class Reconciler:
                 log.warning("%s", error)
             if not result.errors:
                 log.info("nothing is left to do")
-        if result.steps or result.errors:
-            self.changed = self._clock()
         self.rounds += 1
         self.last = result
+        self._after()
 
     def _tell_ports(self, old: Report, new: Report) -> None:
         """Events for the ports that are not as they were."""
@@ -656,6 +653,13 @@ class Reconciler:
             for name in states:
                 text = f"{of.group.name}: {name} is gone"
                 self._event(EventKind.LINK, text, of.group.name, name)
+
+
+def _numbers(config: Config | None, recorded: Recorded) -> frozenset[int]:
+    """The protocol numbers of the routes and rules that are, or once were, Portier's."""
+    groups = config.groups if config else ()
+    used = {group.routes.protocol for group in groups if group.routes is not None}
+    return frozenset({plan.PROTOCOL} | used | {route.protocol for route in recorded.routes})
 
 
 def once(

@@ -60,7 +60,7 @@ class World:
             emit=lambda _event: None,
             clock=self.clock,
         )
-        self.reconciler.load()
+        self.reconciler.take(load(case / "config.yaml"))
 
     def change(self, document: dict[str, Any]) -> None:
         """Let happen what a document says."""

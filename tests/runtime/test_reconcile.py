@@ -6,7 +6,7 @@ import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 
@@ -72,7 +72,7 @@ class World:
             emit=self.events.append,
             clock=clock or self.clock,
         )
-        self.reconciler.load()
+        self.reconciler.take(self.disk.load())
 
     def _open(self) -> FakeKernel:
         self.opened += 1
@@ -146,7 +146,9 @@ class Racing(FakeKernel):
         self.before: Callable[[], object] = lambda: None
         self.after: Callable[[], object] = lambda: None
 
-    def snapshot(self, protocol: int = 135, ports: Container[int] | None = None) -> Snapshot:
+    def snapshot(
+        self, protocol: int | Collection[int] = 135, ports: Container[int] | None = None
+    ) -> Snapshot:
         self.before()
         shown = super().snapshot(protocol, ports)
         self.after()
@@ -214,6 +216,26 @@ def test_foreign_route_in_the_way_is_left(world: World) -> None:
     assert world.kernel.host_routes == [theirs]
 
 
+def test_route_of_a_host_that_moved_takes_the_place_of_the_old(world: World) -> None:
+    """A move that the worker could not carry out is carried out: the new route in the old one's place."""
+    world.kernel.add_link("tap-4")
+    world.round()
+    old = world.workers.learn("2001:db8:7::5", world.kernel.index("tap-3"))
+    world.workers.hosts.discard(old)
+    new = world.workers.learn("2001:db8:7::5", world.kernel.index("tap-4"), route=False)
+    assert world.round() == ["+ route 2001:db8:7::5/128 dev tap-4", "- route 2001:db8:7::5/128 dev tap-3"]
+    assert world.kernel.host_routes == [new]
+    assert not world.texts(EventKind.ROUTE)
+
+
+def test_rules_follow_the_local_table(world: World) -> None:
+    """Where the local table's rule was moved behind, as people with VRFs do, ours are behind it."""
+    world.round()
+    world.kernel.local_rule = 5000
+    assert len(world.round()) == 8
+    assert {rule.priority for rule in world.kernel.rules} == {5001}
+
+
 def test_record_of_a_route_about_to_be_added_is_kept(world: World) -> None:
     """A worker records a route just before it adds it: a round in between must not strike it off, or the
     route would be nobody's.  What stays away is struck off."""
@@ -250,7 +272,7 @@ def test_only_routes_of_ports_are_asked_for(world: World) -> None:
     asked: list[bool] = []
     inner = world.kernel.snapshot
 
-    def snapshot(protocol: int = 135, ports: Container[int] | None = None) -> Snapshot:
+    def snapshot(protocol: int | Collection[int] = 135, ports: Container[int] | None = None) -> Snapshot:
         asked.append(ports is None or world.kernel.index("bgp0") in ports)
         return inner(protocol, ports)
 

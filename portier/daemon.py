@@ -1,0 +1,618 @@
+"""The composition root: builds the parts, fits them together, and lives as a process.
+
+It reads the configuration first and touches the kernel last, so that whatever keeps it from starting
+changes nothing.  Then the main thread sleeps until a signal or the service manager's watchdog wants
+something; the reconciler, the workers and the control socket have threads of their own.  What the control
+socket answers is put together here, from what those parts know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import ipaddress
+import logging
+import math
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from portier import config as configuration
+from portier.core.model import Bound, Config
+from portier.core.outcome import Verdict
+from portier.core.plan import GroupReport, PortReport, Step
+from portier.core.route import Explanation, RouteEngine
+from portier.errors import ConfigError, PortierError, Refused
+from portier.runtime import reconcile
+from portier.runtime.events import EventLog
+from portier.runtime.reconcile import Reconciler, Round
+from portier.runtime.supervisor import GroupStatus, Supervisor
+from portier.runtime.worker import Worker
+from portier.system import logs
+from portier.system.control import SOCKET_NAME, ControlServer, group_id
+from portier.system.kernel import Kernel
+from portier.system.monitor import Monitor
+from portier.system.packet import PacketPort
+from portier.system.record import Record
+from portier.system.service import Service
+from portier.system.watch import ConfigWatch
+
+EXIT_NOT_PERMITTED: Final = 77
+EXIT_CONFIG: Final = 78
+
+_SWITCH_INTERVAL: Final = 0.0002  # seconds; packet threads share the interpreter with everything else
+_DESCRIPTORS: Final = 65536  # a group takes about six
+_PLACE: Final = b"\0portier"  # abstract sockets are per network namespace, as a daemon is
+_FIRST_ROUND: Final = 60.0  # seconds until readiness is told even if the first round is still busy
+_RELOAD: Final = 110.0
+_PLAN: Final = 50.0
+_EXPLAIN: Final = 8.0  # seconds that a host is given to answer before `explain` says what it knows
+_EXPLAIN_STEP: Final = 0.05
+_OTHER_GROUPS: Final = 50  # that are asked whether they know an address which the right one refuses
+_REFRESH: Final = 1.0  # seconds between updates of what the service manager shows
+_CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+_ANSWERED: Final = frozenset({Verdict.ANSWERED, Verdict.DEFENDED, Verdict.OWN_ADDRESS})
+_GC_THRESH3: Final = "net/ipv6/neigh/default/gc_thresh3"
+
+log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """One daemon.  `run` returns the exit code; what keeps it from starting is raised: `ConfigError`
+    (exit 78) with every problem, `Refused` (its own exit code) with what to do about it."""
+
+    def __init__(self, config_path: Path, runtime_dir: Path) -> None:
+        self.config_path = config_path.absolute()
+        self.runtime_dir = runtime_dir.absolute()
+        self.started = time.monotonic()
+        self._bell, self._rope = socket.socketpair()
+        self._bell.setblocking(False)
+        self._rope.setblocking(False)
+        self._signals: list[int] = []
+        self._service = Service()
+        self._events = EventLog(time.monotonic, self._ring)
+        self._load = functools.partial(configuration.load_in_child, self.config_path)
+        self._digest = functools.partial(configuration.digest, self.config_path)
+        self._problems: tuple[str, ...] = ()
+        self._refresh_at = math.inf
+        self._refreshed = -math.inf
+        self._round_seen = 0
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Start, serve until told to stop, stop and undo everything."""
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        loaded = self._load()
+        _require_rights()
+        _raise_descriptors()
+        logs.configure(loaded.config.log_level, loaded.config.log_format)
+        threading.excepthook = _log_thread_failure
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._rope.close)
+            stack.callback(self._bell.close)
+            stack.callback(self._service.close)
+            stack.enter_context(_hold_place())
+            make_runtime_dir(self.runtime_dir)
+            self._record = stack.enter_context(Record(self.runtime_dir))
+            self._supervisor = Supervisor(self._make_worker, self._wake)
+            stack.callback(self._supervisor.close)
+            self._reconciler = Reconciler(
+                open_kernel=self._open_kernel,
+                record=self._record,
+                workers=self._supervisor,
+                load=self._load,
+                digest=self._digest,
+                emit=self._events.emit,
+                after=self._ring,
+                clock=time.monotonic,
+            )
+            self._reconciler.take(loaded)
+            self._control = stack.enter_context(self._control_server())
+            self._monitor = stack.enter_context(Monitor(self._wake))
+            stack.enter_context(ConfigWatch(self.config_path, self._wake))
+            stack.enter_context(self._handle_signals())
+            self._wake("file")  # for an edit between the first load and the watch
+            log.info("portier %s starts: %s", _version(), self.config_path)
+            first = self._reconciler.start()
+            with contextlib.suppress(TimeoutError):
+                first.result(_FIRST_ROUND)
+            self._refresh()
+            self._service.ready(self._status_line())
+            self._serve()
+            self._service.stopping()
+            log.info("stopping")
+            return self._undo()
+
+    def _undo(self) -> int:
+        left = self._reconciler.stop()
+        self._events.flush()
+        for error in left.errors:
+            log.error("not undone: %s", error)
+        if left.pending:
+            log.error("`portier cleanup` tries again to undo what is left")
+        return 1 if left.pending else 0
+
+    def _serve(self) -> None:
+        """Wait for signals, and do what has its time; returns when told to stop."""
+        watchdog = self._service.watchdog
+        alive_at = time.monotonic() if watchdog else math.inf
+        while True:
+            now = time.monotonic()
+            if watchdog and now >= alive_at:
+                if not self._hangs():
+                    self._service.alive()
+                alive_at = now + watchdog
+            if now >= self._refresh_at:
+                self._refresh()
+            if now >= self._events.due:
+                self._events.flush()
+            due = min(alive_at, self._refresh_at, self._events.due)
+            timeout = None if due == math.inf else max(0.0, due - time.monotonic())
+            if select.select([self._bell], [], [], timeout)[0]:
+                with contextlib.suppress(BlockingIOError):
+                    self._bell.recv(4096)
+            if self._refresh_at == math.inf and self._reconciler.rounds != self._round_seen:
+                self._refresh_at = self._refreshed + _REFRESH
+            while self._signals:
+                number = self._signals.pop(0)
+                if number in {signal.SIGTERM, signal.SIGINT}:
+                    return
+                self._obey(number)
+
+    def _obey(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._service.reloading()
+            self._reconciler.ask_reload().add_done_callback(
+                lambda _: self._service.ready(self._status_line())
+            )
+        elif number == signal.SIGUSR1:
+            for line in self._summary():
+                log.info("%s", line)
+
+    def _hangs(self) -> bool:
+        """Whether the reconciler has been at one round for longer than the watchdog allows."""
+        since, limit = self._reconciler.busy_since, self._service.watchdog
+        return since is not None and limit is not None and time.monotonic() - since > limit
+
+    def _refresh(self) -> None:
+        """Tell the service manager and the log how things stand, when that has changed."""
+        self._round_seen = self._reconciler.rounds
+        self._refreshed, self._refresh_at = time.monotonic(), math.inf
+        self._apply_settings(self._reconciler.settings.config)
+        problems = tuple(self._find_problems(self._supervisor.status()))
+        if problems != self._problems:
+            for problem in problems:
+                if problem not in self._problems:
+                    log.warning("degraded: %s", problem)
+            if not problems:
+                log.info("healthy")
+            self._problems = problems
+        self._service.status(self._status_line())
+
+    def _apply_settings(self, config: Config) -> None:
+        logs.configure(config.log_level, config.log_format)
+        self._control.set_group(group_id(config.control_group))
+
+    def _status_line(self) -> str:
+        groups = self._reconciler.report.groups
+        ports = sum(port.state == "active" for of in groups for port in of.ports)
+        line = f"{len(groups)} groups, {ports} ports active"
+        return f"degraded: {self._problems[0]} ({line})" if self._problems else line
+
+    def _wake(self, reason: str) -> None:
+        self._reconciler.wake(reason)
+
+    def _ring(self) -> None:
+        """Have the main thread look whether something is due."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._rope.send(b"\0")
+
+    @contextlib.contextmanager
+    def _handle_signals(self) -> Iterator[None]:
+        """Collect signals for the main loop, which their arrival wakes."""
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            self._signals.append(number)
+
+        numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, note) for number in numbers}
+        wakeup = signal.set_wakeup_fd(self._rope.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # -- parts ---------------------------------------------------------------------------------------
+
+    def _open_kernel(self) -> Kernel:
+        return Kernel(self._record)
+
+    def _make_worker(self, bound: Bound, crashed: Callable[[Exception], None]) -> Worker:
+        return Worker(
+            bound.group.name,
+            open_port=PacketPort,
+            open_kernel=self._open_kernel,
+            make_engine=RouteEngine,
+            on_event=self._events.emit,
+            wake=self._wake,
+            crashed=crashed,
+        )
+
+    def _control_server(self) -> ControlServer:
+        routes: dict[tuple[str, str], Callable[..., object]] = {
+            ("GET", "/v1/status"): self.status,
+            ("GET", "/v1/neighbors"): self.neighbors,
+            ("GET", "/v1/explain"): self.explain,
+            ("POST", "/v1/reload"): self.reload,
+            ("POST", "/v1/plan"): self.plan,
+        }
+        group = self._reconciler.settings.config.control_group
+        return ControlServer(self.runtime_dir / SOCKET_NAME, routes, group_id(group))
+
+    # -- what the control socket answers -------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Everything about everything, for `portier status`."""
+        now = time.monotonic()
+        reconciler = self._reconciler
+        settings, last, report = reconciler.settings, reconciler.last, reconciler.report
+        workers = self._supervisor.status()
+        problems = list(self._find_problems(workers))
+        return {
+            "version": 1,
+            "pid": os.getpid(),
+            "uptime": now - self.started,
+            "healthy": not problems,
+            "problems": problems,
+            "config": {
+                "file": str(self.config_path),
+                "generation": settings.generation,
+                "age": now - settings.loaded_at,
+                "error": list(settings.refused) or None,
+                "differs": settings.differs,
+                "inactive": list(settings.config.inactive),
+                "warnings": [str(warning) for warning in settings.warnings],
+            },
+            "groups": [self._group(of, workers.get(of.group.name)) for of in report.groups],
+            "reconcile": {
+                "rounds": reconciler.rounds,
+                "last_ms": last.seconds * 1000,
+                "pending_steps": [str(step) for step in last.pending],
+                "errors": list(last.errors),
+            },
+            "sysctls": [
+                f"{path} {found} -> {made}" for path, (found, made) in sorted(self._record.sysctls().items())
+            ],
+            "events": self._events.recent(),
+        }
+
+    def _group(self, of: GroupReport, worker: GroupStatus | None) -> dict[str, Any]:
+        group = of.group
+        limit = _neighbor_limit()
+        warnings = list(of.warnings)
+        if limit is not None and group.limits.neighbors > limit:
+            warnings.append(
+                f"limits.neighbors is {group.limits.neighbors}, but this kernel keeps at most {limit} IPv6 "
+                f"neighbors, for all namespaces together: sysctl -w "
+                f"net.ipv6.neigh.default.gc_thresh3={2 * group.limits.neighbors}"
+            )
+        return {
+            "name": group.name,
+            "mode": group.mode.value,
+            "upstream": {"candidates": list(group.upstream), "active": of.active},
+            "ports": [_port(port, worker) for port in of.ports],
+            "live": [{"prefix": str(live.prefix), "grace_left": live.grace_left} for live in of.live],
+            "rules": len(group.rules),
+            "neighbors": worker.neighbors if worker else 0,
+            "pending": worker.pending if worker else 0,
+            "ipv4": "" if of.ipv4 else "no rule",
+            "worker": {
+                "state": worker.state if worker else "waiting",
+                "restarts": worker.restarts if worker else 0,
+                "error": worker.error if worker else "",
+            },
+            "counters": worker.counters if worker else {},
+            "limits": asdict(group.limits),
+            "warnings": warnings,
+        }
+
+    def _find_problems(self, workers: Mapping[str, GroupStatus]) -> Iterator[str]:
+        """What degrades the daemon."""
+        settings, report = self._reconciler.settings, self._reconciler.report
+        for line in settings.refused:
+            yield f"the configuration on disk is refused: {line}"
+        for command in report.missing:
+            yield f"`sysctls: check` leaves this to you: {command}"
+        for of in report.groups:
+            yield from of.problems
+            name, most = of.group.name, of.group.limits.neighbors
+            worker = workers.get(name)
+            if worker is None:
+                continue
+            if worker.state == "restarting":
+                yield f"group {name}: its worker crashed and is restarted: {worker.error}"
+            for port, why in worker.wires.faults.items():
+                yield f"group {name}: port {port}: {why}"
+            if worker.neighbors >= most:
+                yield f"group {name}: its table is full, limits.neighbors is {most}"
+        yield from self._reconciler.last.errors
+
+    def neighbors(self) -> list[dict[str, Any]]:
+        """The hosts known, for `portier neighbors`."""
+        return [
+            {
+                "address": str(ipaddress.ip_address(host.address)),
+                "group": name,
+                "port": host.port,
+                "mac": host.mac.hex(":"),
+                "state": host.state,
+                "age": host.age,
+                "route": host.route,
+            }
+            for name, hosts in self._supervisor.neighbors().items()
+            for host in hosts
+        ]
+
+    def reload(self) -> dict[str, Any]:
+        """Load the configuration, wait for the round that applies it, for `portier reload`."""
+        try:
+            done = self._reconciler.reload(_RELOAD)
+        except TimeoutError:
+            raise Refused(f"the reload takes longer than {_RELOAD:.0f} s: see `portier status`") from None
+        return {
+            "ok": not done.refused,
+            "errors": list(done.refused or done.errors),
+            "steps": [str(step) for step in done.steps],
+        }
+
+    def plan(self) -> dict[str, Any]:
+        """The steps that applying the configuration on disk would take now, for `portier plan`."""
+        try:
+            loaded = self._load()
+        except ConfigError as error:
+            raise Refused(str(error), EXIT_CONFIG) from error
+        try:
+            steps = self._reconciler.steps(loaded.config, _PLAN)
+        except TimeoutError:
+            raise Refused("the daemon is too busy to plan: see `portier status`") from None
+        return {"version": 1, "steps": [str(step) for step in steps]}
+
+    def explain(self, address: str, on: str | None = None) -> dict[str, Any]:
+        """Why a solicitation for ``address`` on port ``on`` (else on the upstreams) would be answered, or
+        would not, for `portier explain`."""
+        try:
+            target = ipaddress.IPv6Address(address).packed
+        except ValueError as error:
+            raise Refused(f"{address!r} is not an IPv6 address", 64) from error
+        groups = self._reconciler.report.groups
+        if on is None:
+            steps, verdict = self._explain_anywhere(groups, target)
+        else:
+            steps, verdict = self._explain_on(groups, target, on)
+        return {
+            "version": 1,
+            "address": str(ipaddress.IPv6Address(target)),
+            "answered": verdict in _ANSWERED,
+            "verdict": verdict.label if verdict is not None else "no-port",
+            "steps": steps,
+        }
+
+    def _explain_anywhere(
+        self, groups: tuple[GroupReport, ...], target: bytes
+    ) -> tuple[list[str], Verdict | None]:
+        """Explain for the group that has most to say: one that answers, else one that has a rule."""
+        best: tuple[list[str], Verdict | None] = (["no group is configured"], None)
+        found: tuple[list[str], Verdict | None]
+        for of in groups:
+            if of.group.upstream and of.active is None:
+                found = [f"group {of.group.name}: no upstream is active", *_states(of)], None
+            else:
+                found = self._explain_in(of, target, None)
+            if found[1] in _ANSWERED:
+                return found
+            if best[1] in {None, Verdict.NO_RULE}:
+                best = found
+        return best
+
+    def _explain_on(
+        self, groups: tuple[GroupReport, ...], target: bytes, on: str
+    ) -> tuple[list[str], Verdict | None]:
+        reason = f"no group names {on} or matches it"
+        for of in groups:
+            for port in of.ports:
+                if port.name != on:
+                    continue
+                if port.state == "active" or port.reason == "no usable address":
+                    steps, verdict = self._explain_in(of, target, port.ifindex)
+                    if verdict is Verdict.NO_RULE:
+                        steps += self._known_elsewhere(groups, of, target)
+                    return steps, verdict
+                reason = f"{on} is a port of group {of.group.name}, and {port.state}: {port.reason}"
+        return [reason], None
+
+    def _explain_in(
+        self, of: GroupReport, target: bytes, ifindex: int | None
+    ) -> tuple[list[str], Verdict | None]:
+        """Let a group's engine explain; a host that it would ask for is asked for, and waited for."""
+        name, timers = of.group.name, of.group.timers
+        try:
+            said = self._supervisor.explain(name, target, ifindex)
+            if said.verdict is Verdict.RESOLVING:
+                said = self._after_asking(name, target, ifindex, timers.retransmit * timers.retries)
+        except PortierError as error:
+            return [f"group {name}: {error}"], None
+        return [f"group {name}", *said.steps], said.verdict
+
+    def _after_asking(self, name: str, target: bytes, ifindex: int | None, patience: float) -> Explanation:
+        self._supervisor.ask(name, target)
+        deadline = time.monotonic() + min(patience + 0.5, _EXPLAIN)
+        while True:
+            said = self._supervisor.explain(name, target, ifindex)
+            if said.verdict is not Verdict.RESOLVING or time.monotonic() >= deadline:
+                return said
+            time.sleep(_EXPLAIN_STEP)
+
+    def _known_elsewhere(
+        self, groups: tuple[GroupReport, ...], here: GroupReport, target: bytes
+    ) -> list[str]:
+        for of in groups[:_OTHER_GROUPS]:
+            if of is here:
+                continue
+            with contextlib.suppress(PortierError):
+                if self._supervisor.explain(of.group.name, target, None).verdict is not Verdict.NO_RULE:
+                    return [f"group {of.group.name} has a rule for it, but solicitations never cross groups"]
+        return []
+
+    def _summary(self) -> Iterator[str]:
+        """The status in a line a group, for the log."""
+        status = self.status()
+        yield "healthy" if status["healthy"] else f"degraded: {'; '.join(status['problems'])}"
+        for group in status["groups"]:
+            ports = [
+                port["name"] + ("" if port["state"] == "active" else f" ({port['reason'] or port['state']})")
+                for port in group["ports"]
+            ]
+            yield (
+                f"group {group['name']}: upstream {group['upstream']['active'] or 'none'}; "
+                f"ports {', '.join(ports) or 'none'}; {group['neighbors']} hosts known, "
+                f"{group['pending']} asked for; worker {group['worker']['state']}"
+            )
+
+
+def _port(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:
+    state, reason = port.state, port.reason
+    if worker is not None and (fault := worker.wires.faults.get(port.name)) is not None:
+        state, reason = "waiting", fault
+    return {
+        "name": port.name,
+        "role": port.role.value,
+        "state": state,
+        "reason": reason,
+        "index": port.ifindex,
+        "mac": port.mac.hex(":") if port.mac else None,
+        "source": str(ipaddress.ip_address(port.source)) if port.source else None,
+        "drops": worker.wires.drops.get(port.name, 0) if worker else 0,
+    }
+
+
+def _states(of: GroupReport) -> list[str]:
+    return [f"{port.name} is {port.state}: {port.reason}" for port in of.ports if port.state != "active"]
+
+
+# -- without a daemon ----------------------------------------------------------------------------------
+
+
+def plan_once(config_path: Path, runtime_dir: Path) -> tuple[Step, ...]:
+    """The steps that a daemon started now would do.  Touches nothing; knows no hosts."""
+    loaded = configuration.load(config_path)
+    with Record(runtime_dir) as record, Kernel(record) as kernel:
+        return reconcile.once(loaded.config, kernel, record, time.monotonic)
+
+
+def cleanup(runtime_dir: Path) -> Round:
+    """Remove what a dead daemon left in the kernel, and restore what it changed.  Raises `Refused` while
+    one runs."""
+    _require_rights()
+    with _hold_place(), Record(runtime_dir) as record, Kernel(record) as kernel:
+        return reconcile.undo(kernel, record, time.monotonic)
+
+
+# -- the process ---------------------------------------------------------------------------------------
+
+
+def make_runtime_dir(path: Path) -> None:
+    """Make sure that there is a runtime dir that can be written to."""
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    except OSError as error:
+        denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+        raise Refused(
+            f"cannot use the runtime dir {path}: {error.strerror}; name another with --runtime-dir",
+            EXIT_NOT_PERMITTED if denied else 1,
+        ) from error
+
+
+@contextlib.contextmanager
+def _hold_place() -> Iterator[None]:
+    """Be the one daemon of this network namespace."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as place:
+        try:
+            place.bind(_PLACE)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise Refused(
+                f"a daemon runs in this network namespace already{_holder()}: stop it first"
+            ) from error
+        place.listen()
+        yield
+
+
+def _holder() -> str:
+    """Who holds the place, as far as the kernel tells."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            probe.connect(_PLACE)
+            data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    except OSError:
+        return ""
+    pid = struct.unpack("=iII", data)[0]
+    return f" (process {pid})" if pid else ""
+
+
+def _require_rights() -> None:
+    """Refuse to start without the capabilities that everything needs."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    held = next((int(line[7:], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
+    missing = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
+    if missing:
+        raise Refused(f"{' and '.join(missing)} missing: run as root", EXIT_NOT_PERMITTED)
+
+
+def _raise_descriptors() -> None:
+    """Allow as many descriptors as a thousand groups need, or as many as may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in (max(hard, _DESCRIPTORS), hard):
+        if soft >= most:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            return
+
+
+def _neighbor_limit() -> int | None:
+    """How many IPv6 neighbors the kernel keeps; None where it does not tell (in most namespaces)."""
+    try:
+        return int(Path("/proc/sys", _GC_THRESH3).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _log_thread_failure(arguments: threading.ExceptHookArgs) -> None:
+    name = arguments.thread.name if arguments.thread else "?"
+    trace = (arguments.exc_type, arguments.exc_value or arguments.exc_type(), arguments.exc_traceback)
+    log.error("[unexpected] thread %s ends", name, exc_info=trace)
+
+
+def _version() -> str:
+    from portier import __version__  # noqa: PLC0415
+
+    return __version__
