@@ -374,7 +374,8 @@ class _Builder:
             if not mask_text.isdecimal():
                 mask = int(address_type(mask_text))
             else:
-                mask = (1 << bits) - (1 << max(bits - int(mask_text), 0)) if int(mask_text) <= bits else 0
+                ones = int(mask_text)
+                mask = ((1 << ones) - 1) << (bits - ones) if ones <= bits else 0
         except ValueError as error:
             self.fail(at, f'"{at.data}" is no pattern value/mask on IPv{4 if four else 6} addresses: {error}')
             return None

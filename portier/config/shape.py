@@ -41,6 +41,9 @@ _TYPES = {
 }
 
 
+_NOTHING: dict[str, Any] = {"not": {}}  # what the schema says of keys that other keys exclude
+
+
 @functools.cache
 def _validator() -> Any:
     schema = json.loads(schema_text())
@@ -75,7 +78,7 @@ def check(root: Mapping) -> tuple[dict[str, Any], list[Problem]]:
         else:
             holder = _find(root, path[:-1])
             place = node.place
-            if isinstance(holder, Mapping) and path and (error.instance is None or error.validator is None):
+            if isinstance(holder, Mapping) and path and (error.instance is None or error.schema == _NOTHING):
                 place = holder.entries[str(path[-1])].place  # no value to point at, or the key is not welcome
             problems.append(problem_at(place, path, _message(error, node)))
             if error.validator != "required":
@@ -132,7 +135,7 @@ def _below(schema: Schema, key: str, names: tuple[str, ...]) -> Iterator[str]:
 
 def _message(error: Any, node: Node) -> str:
     schema, instance, kind = error.schema, error.instance, error.validator
-    if kind is None:
+    if schema == _NOTHING:
         return "a rule that denies takes no such key"
     if kind == "required":
         return 'the version is missing: add "version: 1"'
