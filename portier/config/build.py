@@ -44,8 +44,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _LONGEST = 720 * 3600.0  # a month; longer is a slip of the pen
 _SHORTEST = {"reachable": 0.01, "retransmit": 0.01, "forget": 0.01}  # of the others: 0
 
-_NAME = re.compile(r"(?!\.{1,2}\Z)[^/:\s]{1,15}")  # what the kernel takes for the name of an interface
-_GLOB = re.compile(r"[^/:\s]{1,255}")  # may be longer than any name that it matches
+_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\s]{1,15}")  # what the kernel takes for the name of an interface
+_GLOB = re.compile(r"[^/\s]{1,255}")  # may be longer than any name that it matches
 _GROUP = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 _NO_HOSTS = (
@@ -280,10 +280,10 @@ class _Builder:
     def interface(self, at: At, text: str) -> bool:
         if any(char in text for char in "*?["):
             if not _GLOB.fullmatch(text):
-                self.fail(at, f'"{text}" matches no name: those have no slash, colon or space')
+                self.fail(at, f'"{text}" matches no name: those have no slash and no space')
                 return False
         elif not _NAME.fullmatch(text):
-            message = "those have 1 to 15 characters, and no slash, colon or space"
+            message = "those have 1 to 15 characters, no slash and no space"
             self.fail(at, f'"{text}" is not the name of an interface: {message}')
             return False
         elif text == "lo" and not at.data.startswith("!"):
