@@ -273,13 +273,15 @@ class PolicyRule(NamedTuple):
 class Snapshot:
     """What the kernel shows of what concerns Portier, at one moment.  ``routes`` are unicast routes of
     other makers that leave by some link (not the host's own /128 entries in table local);
-    ``host_routes`` and ``rules`` those that bear Portier's protocol number, whoever made them."""
+    ``host_routes`` and ``rules`` those that bear Portier's protocol number, whoever made them;
+    ``local_rule`` is the priority of the rule that looks up table local, which Portier's must follow."""
 
     links: tuple[Link, ...] = ()
     addresses: tuple[LinkAddress, ...] = ()
     routes: tuple[KernelRoute, ...] = ()
     host_routes: frozenset[HostRoute] = frozenset()
     rules: frozenset[PolicyRule] = frozenset()
+    local_rule: int = 0
     forwarding: int = 0  # net.ipv6.conf.all.forwarding
     force_forwarding: bool = False  # the kernel has net.ipv6.conf.*.force_forwarding (6.17)
 

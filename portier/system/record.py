@@ -111,6 +111,10 @@ class Record:
                 self._strike(_rule_line("-", rule))
                 self._rules.discard(rule)
 
+    def has_rule(self, rule: PolicyRule) -> bool:
+        """Whether a rule is on record."""
+        return rule in self._rules
+
     def rules(self) -> frozenset[PolicyRule]:
         """The rules on record."""
         with self._lock:

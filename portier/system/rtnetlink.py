@@ -70,6 +70,7 @@ HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port i
 LENGTH: Final = 16  # of the header
 U16: Final = struct.Struct("=H")
 U32: Final = struct.Struct("=I")
+_MARK: Final = struct.Struct("=II")  # sequence and port id, the end of the header
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _TYPE: Final = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _RECEIVE: Final = 65536
@@ -202,14 +203,17 @@ class Socket:
                 code = self._errno(data, flags)
                 raise KernelError(f"netlink dump {kind}", self.complaint or os.strerror(code), code)
             self._interrupted = self._interrupted or bool(flags & NLM_F_DUMP_INTR)
-            if answer == NLMSG_DONE:
-                (code,) = struct.unpack_from("=i", data, LENGTH)
+            # DONE comes alone, or behind the last messages of a datagram: look at the last header, the
+            # one place after which our sequence number and port id do not occur again.
+            last = data.rfind(_MARK.pack(sequence, self.portid)) - 8
+            length, answer, flags, _, _ = HEADER.unpack_from(data, last)
+            if answer == NLMSG_DONE and last + length == len(data):
+                self._interrupted = self._interrupted or bool(flags & NLM_F_DUMP_INTR)
+                (code,) = struct.unpack_from("=i", data, last + LENGTH)
                 if code:
                     raise KernelError(f"netlink dump {kind}", os.strerror(-code), -code)
-                return
-            done = data[-20:]  # DONE may follow the last messages in the same datagram
-            if len(data) > 20 and HEADER.unpack_from(done)[:2] == (20, NLMSG_DONE):
-                yield data[:-20]
+                if last:
+                    yield data[:last]
                 return
             yield data
 
