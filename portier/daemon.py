@@ -240,7 +240,7 @@ class Daemon:
     # -- parts ---------------------------------------------------------------------------------------
 
     def _open_kernel(self) -> Kernel:
-        return Kernel(self._record)
+        return Kernel(self._record, self._monitor)
 
     def _make_worker(self, bound: Bound, crashed: Callable[[Exception], None]) -> Worker:
         return Worker(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Container
+from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network
 
 from portier.core.model import (
@@ -339,6 +340,12 @@ class FakeWorkers:
         """Stop a group's worker."""
         del self.bounds[name]
         self.done.append(f"stop {name}")
+        self._drop_lost()
+
+    def lose(self, name: str, port: str) -> None:
+        """Lose a port, as when its link goes down: what is left is what the worker says it works with."""
+        bound = self.bounds[name]
+        self.bounds[name] = replace(bound, ports=tuple(p for p in bound.ports if p.name != port))
         self._drop_lost()
 
     def crash(self, name: str) -> None:

@@ -296,7 +296,7 @@ def _change(old: Bound, new: Bound) -> str:
             parts.append(f"other {' and '.join(changed)}".replace("_", " "))
     if old.next_hops != new.next_hops:
         parts.append("other next hops")
-    return ", ".join(parts)
+    return ", ".join(parts) or "bound anew"
 
 
 def _order(network: Network) -> tuple[int, int, int]:
@@ -951,11 +951,9 @@ def _ranked(entries: list[tuple[int, str, SetSysctl]]) -> list[SetSysctl]:
 
 def _worker_steps(want: Mapping[str, Bound], have: Mapping[str, Bound]) -> list[Step]:
     steps: list[Step] = [StopWorker(name) for name in have if name not in want]
-    changed = {
-        name: have[name]
-        for name, bound in want.items()
-        if name in have and have[name] is not bound and have[name] != bound
-    }
+    # By identity: a worker that lost a port by itself shows what it is left with, and must be told again
+    # even if that is just what is wanted now.
+    changed = {name: have[name] for name, bound in want.items() if have.get(name, bound) is not bound}
     fresh = [bound for name, bound in want.items() if name not in have]
     if not changed:
         return steps + [StartWorker(bound) for bound in fresh]

@@ -138,6 +138,19 @@ def test_worker_that_does_not_start(world: World) -> None:
     assert "Too many open files" in done.errors[0]
 
 
+def test_port_that_a_worker_lost_by_itself(world: World) -> None:
+    """A worker whose port went down is told anew: to open it again if it is still wanted, and all the same
+    if it is not, for what it knew of that port must go."""
+    world.round()
+    world.workers.lose("guests", "tap-3")
+    assert world.round() == ["~ worker guests: +tap-3"]
+    world.workers.lose("guests", "tap-3")
+    world.kernel.remove_link("tap-3")
+    assert world.round()[0] == "~ worker guests: bound anew"
+    assert world.workers.done[-1] == "update guests"
+    assert world.round() == []
+
+
 class Racing(FakeKernel):
     """A kernel during whose snapshot something happens."""
 
