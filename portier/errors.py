@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+_LONGEST_LINE = 1000  # characters; a message may quote a value, and a value may be anything
+
 
 class Problem(NamedTuple):
     """One thing to edit.  ``line`` and ``column`` count from 1, and are 0 where the place is the file as
     a whole; ``path`` is like ``groups.guests.prefixes[1]``, empty for the top.  Sorting problems puts
-    them in the order in which an editor meets them."""
+    them in the order in which an editor meets them.  As text it is one line, whatever the file holds."""
 
     file: str
     line: int
@@ -24,7 +26,9 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        line = f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        line = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 class PortierError(Exception):
