@@ -51,6 +51,7 @@ def steady(lines: list[str]) -> list[str]:
     if "last events" in lines:
         lines = lines[: lines.index("last events")]
     kept = [line for line in lines if line.strip() and not _COUNTERS.match(line)]
+    kept = [line for line in kept if not line.startswith("~ sysctl")]  # the kernel decides which are needed
     for pattern, said in _VARIES:
         kept = [pattern.sub(said, line).strip() for line in kept]
     return kept

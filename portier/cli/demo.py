@@ -12,13 +12,13 @@ import ctypes
 import importlib.resources
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pyroute2.netlink.exceptions import NetlinkError
 
@@ -26,7 +26,6 @@ import portier
 from portier.cli import complain, exits
 from portier.cli.lab import Lab, Node
 from portier.errors import PortierError, Refused
-from portier.system.control import ControlClient
 
 EXAMPLE = "vms-and-containers.yaml"  # its interfaces are those that this lab makes
 _TOPOLOGY = """\
@@ -39,7 +38,6 @@ _TOPOLOGY = """\
 """
 _ROUTER, _VM, _CONTAINER = "2001:db8:7::1", "2001:db8:7:0:5054:ff:fe00:a", "2001:db8:7::c"
 _DENIED = "2001:db8:7:0:1ab::1"  # by a rule of the example
-_PORTS = ["enp3s0", "lxc-web", "virbr0"]
 _START_SECONDS = 20.0
 _STOP_SECONDS = 10.0
 _PING_SECONDS = 5.0
@@ -84,8 +82,7 @@ def _play(lab: Lab, example: Path, directory: Path) -> None:
 
     _say(f"portier run -c {example.name}")
     with _daemon(example, directory) as process:
-        _ready(process, directory)
-
+        lab.forget(router)  # who was not there is not asked for again at once
         _say("Everybody reaches everybody")
         for start, name, target in (
             (router, "vm", _VM),
@@ -103,20 +100,21 @@ def _play(lab: Lab, example: Path, directory: Path) -> None:
             (["explain", _VM], exits.OK),
             (["explain", _DENIED], exits.FAILED),
             (["reload"], exits.OK),
-            (["cleanup"], exits.FAILED),
         ):
             _show(command, directory, code)
 
         _say("The daemon is told to stop")
         _stop(process)
+    _show(["cleanup"], directory, exits.OK)
 
+    _say("What is left of it in the kernel")
     left = before.differences(lab.traces())
     for difference in left:
         print(f"    {difference}")
     if left:
         raise _DemoError(f"the kernel is not as it was before: {len(left)} differences")
     print(
-        f"    nothing is left: {len(before.routes)} routes, {len(before.rules)} rules, "
+        f"    nothing: {len(before.routes)} routes, {len(before.rules)} rules, "
         f"{len(before.sysctls)} sysctls, {len(before.flags)} links and {len(before.multicast)} multicast\n"
         "    memberships are as they were before"
     )
@@ -194,48 +192,47 @@ def _die_with_parent() -> None:
 
 @contextlib.contextmanager
 def _daemon(example: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The real daemon, in a process of its own, which never outlives this one."""
-    with (directory / "log").open("wb") as log:
+    """The real daemon, in a process of its own which never outlives this one, ready.  It is started as
+    a service manager would: it says itself when it is ready."""
+    notify = directory / "notify"
+    with (directory / "log").open("wb") as log, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(notify))
         process = subprocess.Popen(
             _command(["run", "--config", str(example)], directory),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=_environment(),
+            env=_environment() | {"NOTIFY_SOCKET": str(notify)},
             preexec_fn=_die_with_parent,  # noqa: PLW1509  (there are no threads here)
         )
-    try:
-        yield process
-    except Exception:
-        print((directory / "log").read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
-        raise
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        try:
+            _wait_until_ready(process, manager)
+            yield process
+        except Exception:
+            print((directory / "log").read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
+            raise
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(_STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
 
-def _ready(process: subprocess.Popen[bytes], directory: Path) -> None:
-    """Wait until all of the lab's ports are in use."""
+def _wait_until_ready(process: subprocess.Popen[bytes], manager: socket.socket) -> None:
+    manager.settimeout(0.1)
     deadline = time.monotonic() + _START_SECONDS
-    client = ControlClient(directory)
-    active: list[str] = []
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise _DemoError(f"the daemon ended with {process.returncode}; its log is above")
-        with contextlib.suppress(Refused):
-            status: dict[str, Any] = client.get("/v1/status")
-            ports = [port for group in status["groups"] for port in group["ports"]]
-            active = sorted(port["name"] for port in ports if port["state"] == "active")
-            if active == _PORTS:
-                print(f"\n    process {process.pid}, ready: it proxies between {', '.join(active)}")
+        with contextlib.suppress(TimeoutError):
+            said = manager.recv(4096).decode(errors="replace").splitlines()
+            if "READY=1" in said:
+                print(f"    process {process.pid} is ready")
                 return
-        time.sleep(0.1)
-    raise _DemoError(f"the daemon was not ready within {_START_SECONDS:g} s; active ports: {active}")
+    raise _DemoError(f"the daemon was not ready within {_START_SECONDS:g} s; its log is above")
 
 
 def _show(arguments: list[str], directory: Path, expected: int) -> None:
@@ -250,7 +247,8 @@ def _show(arguments: list[str], directory: Path, expected: int) -> None:
         timeout=_START_SECONDS,
         check=False,
     )
-    print("\n".join(f"    {line}".rstrip() for line in (done.stdout + done.stderr).splitlines()), flush=True)
+    said = (done.stdout + done.stderr).replace(f"{directory}/", "")
+    print("\n".join(f"    {line}".rstrip() for line in said.splitlines()), flush=True)
     if done.returncode != expected:
         raise _DemoError(f"portier {' '.join(arguments)} ended with {done.returncode}, not {expected}")
 
@@ -263,3 +261,4 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         raise _DemoError(f"the daemon did not stop within {_STOP_SECONDS:g} s") from None
     if code != 0:
         raise _DemoError(f"the daemon ended with {code}; its log is above")
+    print("    it has ended, with 0")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from portier.cli import exits
 from portier.errors import Refused
@@ -108,6 +109,18 @@ class Lab:
     def default_route(self, node: Node, gateway: str) -> None:
         """Send what is not on-link to ``gateway``."""
         self.netlink(node).route("add", dst="::/0", gateway=gateway)
+
+    def forget(self, node: Node) -> None:
+        """Empty a node's neighbor table, failures that it remembers among them."""
+        netlink = self.netlink(node)
+        for entry in netlink.get_neighbours(family=socket.AF_INET6):
+            with contextlib.suppress(NetlinkError):  # it may have gone by itself, or be no real entry
+                netlink.neigh(
+                    "del",
+                    family=socket.AF_INET6,
+                    dst=entry.get_attr("NDA_DST"),
+                    ifindex=entry["ifindex"],
+                )
 
     def index(self, node: Node, port: str) -> int:
         """The interface index of a port."""

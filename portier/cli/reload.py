@@ -13,12 +13,15 @@ _TIMEOUT = 120.0  # seconds; 10,000 rules take a few
 
 
 def run(options: argparse.Namespace) -> int:
-    """Reload; 0 done, 78 refused, with every error on stderr."""
+    """Reload; 0 done, 78 refused, with every error on stderr.  A step that the kernel refuses is told too,
+    and is the daemon's to try again: `portier status` follows it."""
     outcome: dict[str, Any] = ControlClient(options.runtime_dir, _TIMEOUT).post("/v1/reload")
     for error in outcome["errors"]:
         print(error, file=sys.stderr)
     if not outcome["ok"]:
         return exits.CONFIG
-    for step in outcome.get("steps", ()):
+    for step in outcome["steps"]:
         print(step)
+    if not outcome["steps"] and not outcome["errors"]:
+        print("nothing to change")
     return exits.OK

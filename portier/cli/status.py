@@ -53,23 +53,20 @@ def render(status: dict[str, Any], columns: int, waiting: list[str]) -> Iterator
     for group in status["groups"]:
         yield ""
         yield from _group(group, columns)
-    reconcile = status["reconcile"]
-    trouble = [*reconcile["errors"], *(f"still to do: {step}" for step in reconcile["pending_steps"])]
-    yield from _section("kernel", trouble, columns)
+    yield from _section("still to do", status["reconcile"]["pending_steps"], columns)
     yield from _section("last events", status["events"][-_EVENTS_SHOWN:], columns)
+    yield from _section("warnings about the configuration", status["config"]["warnings"], columns)
+    yield from _section("accepted, not active yet", status["config"]["inactive"], columns)
 
 
 def _config(status: dict[str, Any], columns: int) -> Iterator[str]:
     config = status["config"]
+    yield f"process {status['pid']}, up {text.span(status['uptime'])}"
     yield from text.wrap(
-        f"{config['file']}, generation {config['generation']}, loaded {text.span(config['age'])} ago; "
-        f"process {status['pid']}, up {text.span(status['uptime'])}",
-        columns,
+        f"{config['file']}, generation {config['generation']}, loaded {text.span(config['age'])} ago", columns
     )
     if config["differs"] and not config["error"]:
         yield from text.wrap("the file has changed since: apply it with `portier reload`", columns)
-    if config["inactive"]:
-        yield from text.wrap(f"not active yet: {', '.join(config['inactive'])}", columns)
 
 
 def _group(group: dict[str, Any], columns: int) -> Iterator[str]:

@@ -70,10 +70,11 @@ def worked(done: subprocess.CompletedProcess[str]) -> None:
     assert done.stderr == ""
     for said in (
         "no answer",
-        "router    pings vm        2001:db8:7::a  answered",
-        "vm        pings container 2001:db8:7::b  answered",
+        "router    pings vm         2001:db8:7:0:5054:ff:fe00:a  answered",
+        "vm        pings container  2001:db8:7::c                answered",
+        "container pings router     2001:db8:7::1                answered",
         "portier is healthy",
-        "nothing is left",
+        "    nothing: ",
         "All of it worked",
     ):
         assert said in done.stdout

@@ -20,6 +20,7 @@ HEALTHY: dict[str, Any] = {
         "error": None,
         "differs": False,
         "inactive": [],
+        "warnings": [],
     },
     "groups": [
         {
@@ -82,7 +83,8 @@ def test_a_healthy_status_says_so_first() -> None:
     assert lines[0] == "portier is healthy"
     whole = "\n".join(lines)
     for said in (
-        "/etc/portier.yaml, generation 3, loaded 12 min ago; process 4711, up 3 h 12 min",
+        "process 4711, up 3 h 12 min",
+        "/etc/portier.yaml, generation 3, loaded 12 min ago",
         "group guests: route, upstream eth0 of eth0, eth1",
         "no usable address",
         "3 rules, 12 neighbors, 1 pending, IPv4: no rule",
