@@ -107,6 +107,18 @@ class _Routes(NamedTuple):
     next_hops: frozenset[bytes] = frozenset()
 
 
+class _Binding(NamedTuple):
+    """All groups tied to their ports, with what that was made of."""
+
+    config: Config | None
+    snapshot: Snapshot
+    links: _Links
+    reports: tuple[GroupReport, ...]
+    claims: Mapping[int, str]
+    bounds: Sequence[Bound]
+    rules: frozenset[PolicyRule]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What a round must know of the rounds before it.  ``deadline`` is when the passing of time alone
@@ -115,6 +127,7 @@ class Memory:
     deadline: float = math.inf
     groups: Mapping[str, _GroupMemory] = field(default_factory=dict)
     routes: _Routes = field(default_factory=_Routes)
+    last: _Binding | None = None
     devices: Mapping[str, int] = field(default_factory=dict)  # recorded sysctl -> interface it was on
 
 
@@ -448,6 +461,45 @@ def desired(
     ``learned`` are the host routes that workers want.  ``now`` is in seconds of any clock that only goes
     forward.  Values that did not change since ``memory`` are the same objects.
     """
+    if not _same(memory, config, snapshot):
+        memory = _bind(config, snapshot, memory, now)
+    binding = memory.last
+    assert binding is not None  # noqa: S101  (it is the same as something, or was made just now)
+    sysctls = _Settings(snapshot, binding.links, recorded, memory.devices)
+    sysctls.decide(config, binding.bounds, binding.claims)
+    state = State(
+        workers={bound.group.name: bound for bound in binding.bounds},
+        host_routes=_wanted_routes(learned, binding.bounds, snapshot, recorded),
+        rules=binding.rules,
+        sysctls=sysctls.want,
+    )
+    report = Report(
+        groups=binding.reports,
+        missing=tuple(sysctls.missing),
+        left=tuple(sysctls.left),
+        links=frozenset(binding.claims),
+        forget=tuple(sysctls.forget),
+        renamed=tuple(sysctls.renamed),
+    )
+    return state, report, replace(memory, devices=sysctls.devices)
+
+
+def _same(memory: Memory, config: Config | None, snapshot: Snapshot) -> bool:
+    """Whether groups are bound as in the last round: what they depend on are the very same objects, and
+    time changes nothing about it."""
+    return (
+        memory.last is not None
+        and memory.deadline == math.inf
+        and memory.last.config is config
+        and memory.last.snapshot.links is snapshot.links
+        and memory.last.snapshot.addresses is snapshot.addresses
+        and memory.last.snapshot.routes is snapshot.routes
+        and memory.last.snapshot.local_rule == snapshot.local_rule
+    )
+
+
+def _bind(config: Config | None, snapshot: Snapshot, memory: Memory, now: float) -> Memory:
+    """Tie all groups to the links there are."""
     links = _Links(snapshot)
     routes = memory.routes
     if routes.made_of is not snapshot.routes and routes.made_of != snapshot.routes:
@@ -460,29 +512,22 @@ def desired(
     deadline = math.inf
     for group in config.groups if config else ():
         known = memory.groups.get(group.name)
-        binding = _Binding(group, known, now, links=links, routes=routes, claims=claims)
-        of_group, groups[group.name] = binding.result()
+        binder = _Binder(group, known, now, links=links, routes=routes, claims=claims)
+        of_group, groups[group.name] = binder.result()
         reports.append(of_group)
-        deadline = min(deadline, binding.deadline)
+        deadline = min(deadline, binder.deadline)
 
     bounds = [kept.bound for kept in groups.values() if kept.bound.ports]
-    sysctls = _Settings(snapshot, links, recorded, memory.devices)
-    sysctls.decide(config, bounds, claims)
-    state = State(
-        workers={bound.group.name: bound for bound in bounds},
-        host_routes=_wanted_routes(learned, bounds, snapshot, recorded),
+    last = _Binding(
+        config=config,
+        snapshot=snapshot,
+        links=links,
+        reports=tuple(reports),
+        claims=claims,
+        bounds=bounds,
         rules=frozenset(rule for bound in bounds for rule in _rules_of(bound, snapshot.local_rule)),
-        sysctls=sysctls.want,
     )
-    report = Report(
-        groups=tuple(reports),
-        missing=tuple(sysctls.missing),
-        left=tuple(sysctls.left),
-        links=frozenset(claims),
-        forget=tuple(sysctls.forget),
-        renamed=tuple(sysctls.renamed),
-    )
-    return state, report, Memory(deadline=deadline, groups=groups, routes=routes, devices=sysctls.devices)
+    return Memory(deadline=deadline, groups=groups, routes=routes, last=last, devices=memory.devices)
 
 
 def _wanted_routes(
@@ -533,7 +578,7 @@ def _is_ipv4(rule: Rule) -> bool:
     return rule.prefix is Live.UPSTREAM_IPV4 if isinstance(rule.prefix, Live) else rule.prefix.version == 4
 
 
-class _Binding:
+class _Binder:
     """Ties one group to the links there are."""
 
     def __init__(

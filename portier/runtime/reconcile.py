@@ -44,6 +44,7 @@ _RETRY_FIRST: Final = 0.2
 _RETRY_MOST: Final = 60.0
 _RESYNC: Final = 60.0  # hints get lost, and some changes give none
 _PASSES: Final = 4  # doing what the last pass uncovered, before the rest is left to a retry
+_FOR_WORKERS: Final = (plan.StartWorker, plan.UpdateWorker, plan.StopWorker)
 _STALE: Final = 1.0  # seconds for which a recorded route must be gone before it is struck off
 _REPAIRS: Final = 4096  # host routes whose repairs are counted
 _LOGGED_STEPS: Final = 20  # a round; the rest as a count
@@ -178,7 +179,8 @@ class _Look(NamedTuple):
     report: Report
     memory: Memory
     recorded: Recorded
-    learned: frozenset[HostRoute]
+    before: frozenset[HostRoute]  # what workers wanted before the kernel was asked
+    after: frozenset[HostRoute]
     dropped: Mapping[tuple[bytes, int, int], HostRoute]  # to be removed, by address, table and metric
 
 
@@ -444,12 +446,15 @@ class Reconciler:
         began = self._clock()
         done: list[Step] = []
         failed: dict[str, str] = {}
+        shown: _Look | None = None
         for attempt in range(_PASSES):
-            look = self._look(config)
+            look = self._look(config, shown)
             self._note(look, final=config is None)
             todo = [step for step in look.steps if str(step) not in failed]
             if not todo or attempt == _PASSES - 1:
                 break
+            # Where only workers were told something, the kernel needs no other look.
+            shown = look if all(isinstance(step, _FOR_WORKERS) for step in todo) else None
             for step in todo:
                 error = self._attempt(step, look)
                 if error is None:
@@ -469,8 +474,8 @@ class Reconciler:
         self._tell(result)
         return result
 
-    def _look(self, config: Config | None) -> _Look:
-        """Look at the kernel and at the workers, and compute.
+    def _look(self, config: Config | None, shown: _Look | None = None) -> _Look:
+        """Look at the kernel, unless a look at it is ``shown``, and at the workers, and compute.
 
         The order matters, because workers learn meanwhile: a route that they wanted before the kernel was
         asked and still want is one it should have; one that they want only since then may be there.
@@ -486,10 +491,10 @@ class Reconciler:
             if plan.FORWARDING_DEFAULT in sysctls
             else None,
         )
-        before = self._workers.learned()
+        before = shown.before if shown else self._workers.learned()
         links = self._links
         while True:
-            snapshot = self._kernel.snapshot(_numbers(config, recorded), links)
+            snapshot = shown.snapshot if shown else self._kernel.snapshot(_numbers(config, recorded), links)
             running = self._workers.running()
             after = self._workers.learned()
             learned = after | (before & snapshot.host_routes)
@@ -514,7 +519,7 @@ class Reconciler:
             for step in steps
             if isinstance(step, plan.DropRoute)
         }
-        return _Look(steps, snapshot, want, report, memory, recorded, before | after, dropped)
+        return _Look(steps, snapshot, want, report, memory, recorded, before, after, dropped)
 
     def _note(self, look: _Look, *, final: bool) -> None:
         """Take over what a look has shown: memory, report, events, and a record that says no more than
@@ -536,7 +541,7 @@ class Reconciler:
             self._record.forget_rule(rule)
 
         now = self._clock()
-        gone = look.recorded.routes - look.snapshot.host_routes - look.learned
+        gone = look.recorded.routes - look.snapshot.host_routes - look.before - look.after
         self._stale = {route: self._stale.get(route, now) for route in gone}
         for route, since in self._stale.items():
             # A worker records a route a moment before it adds it: only what stays away is gone.

@@ -195,6 +195,28 @@ def test_unchanged_world_gives_the_same_objects(kernel: FakeKernel) -> None:
     assert plan.keep(Config(groups=(group(),)), memory).groups[0] is config.groups[0]
 
 
+def test_same_snapshot_is_not_bound_again(kernel: FakeKernel) -> None:
+    """Where the kernel shows the very same links, addresses and routes, only what workers learned and what
+    is on record is looked at anew; time that matters is never skipped."""
+    config = Config(groups=(group(timers=Timers(prefix_grace=100.0)),))
+    snapshot = kernel.snapshot()
+    want, report, memory = plan.desired(config, snapshot, Memory(), now=0.0)
+    route = HostRoute(IPv6Address("2001:db8:7::5").packed, kernel.index("tap-3"), 254, 4389, 135)
+    again, same, memory = plan.desired(
+        config, snapshot, memory, learned=frozenset({route}), recorded=Recorded(), now=1.0
+    )
+    assert again.host_routes == {route}
+    assert again.rules is want.rules
+    assert same.groups is report.groups
+    other, _, _ = plan.desired(None, snapshot, memory, now=1.0)
+    assert not other.workers
+    kernel.remove_address("eth0", "2001:db8:7::1/64")
+    snapshot = kernel.snapshot()
+    _, _, memory = plan.desired(config, snapshot, memory, now=2.0)
+    late, _, _ = plan.desired(config, snapshot, memory, now=102.0)
+    assert late.workers["guests"].live == ()
+
+
 def test_nothing_to_do_between_equal_states(kernel: FakeKernel) -> None:
     """From a state to itself there are no steps."""
     want, _, _ = desired(Config(groups=(group(),)), kernel)
