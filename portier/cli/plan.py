@@ -42,9 +42,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _alone(options: argparse.Namespace) -> dict[str, Any]:
-    from portier import daemon  # noqa: PLC0415  (netlink and all: not needed where the daemon answers)
+    from portier.daemon import plan_once  # noqa: PLC0415  (netlink and all: not needed where the daemon answers)
 
     return {
         "version": 1,
-        "steps": [str(step) for step in daemon.plan_once(options.config, options.runtime_dir)],
+        "steps": [str(step) for step in plan_once(options.config, options.runtime_dir)],
     }

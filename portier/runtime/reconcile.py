@@ -308,11 +308,13 @@ class Reconciler:
         digest = self._digest()
         if digest == settings.digest:
             self.settings = settings._replace(refused=(), refused_digest="", differs=False)
+        elif not asked and digest == settings.refused_digest:
+            pass  # judged already, whether or not files are watched
         elif not asked and not settings.config.watch:
             if not settings.differs:
                 self._event(EventKind.CONFIG, "the configuration on disk differs from the one in force")
             self.settings = settings._replace(refused=(), refused_digest="", differs=True)
-        elif asked or digest != settings.refused_digest:
+        else:
             self._reload(digest)
 
     def _reload(self, digest: str) -> None:
