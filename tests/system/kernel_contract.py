@@ -1,0 +1,310 @@
+"""What the reconciler relies on in a kernel: one suite for the real one and for the fake.
+
+A subclass gives the fixture ``world``: an empty world whose kernel and record are ``world.kernel`` and
+``world.record``, and in which administrators do what the methods of `World` say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from ipaddress import IPv6Address
+from typing import Protocol
+
+import pytest
+
+from portier.core.model import HostRoute, KernelRoute, Link, PolicyRule, Snapshot
+from portier.core.outcome import RouteResult
+from portier.errors import KernelError
+
+CONF = "net/ipv6/conf"
+
+
+class KernelUnderTest(Protocol):
+    """The part of a kernel that the suite uses."""
+
+    def snapshot(self, protocol: int = ..., ports: Container[int] | None = ...) -> Snapshot:
+        """What there is."""
+
+    def add_route(self, route: HostRoute) -> RouteResult:
+        """Add a host route."""
+
+    def remove_route(self, route: HostRoute) -> None:
+        """Remove a host route."""
+
+    def add_rule(self, rule: PolicyRule) -> None:
+        """Add a policy rule."""
+
+    def remove_rule(self, rule: PolicyRule) -> None:
+        """Remove a policy rule."""
+
+    def get_sysctl(self, path: str) -> str | None:
+        """Read a sysctl."""
+
+    def set_sysctl(self, path: str, value: str) -> None:
+        """Write a sysctl."""
+
+
+class RecordUnderTest(Protocol):
+    """The part of a record that the suite uses."""
+
+    def routes(self) -> frozenset[HostRoute]:
+        """The routes on record."""
+
+    def note_rule(self, rule: PolicyRule) -> None:
+        """Record a rule."""
+
+
+class World(Protocol):
+    """A machine and its administrator."""
+
+    @property
+    def kernel(self) -> KernelUnderTest:
+        """The kernel under test."""
+
+    @property
+    def record(self) -> RecordUnderTest:
+        """The record that it writes to."""
+
+    def add_link(self, name: str) -> None:
+        """Make a link with a peer; both are up."""
+
+    def set_link(self, name: str, *, up: bool) -> None:
+        """Set a link up or down."""
+
+    def rename_link(self, name: str, new: str) -> None:
+        """Give a link another name, which keeps its index."""
+
+    def remove_link(self, name: str) -> None:
+        """Delete a link and its peer."""
+
+    def index(self, name: str) -> int:
+        """The index of a link."""
+
+    def add_address(self, name: str, text: str) -> None:
+        """Add an address like ``2001:db8::1/64``, not tentative."""
+
+    def add_host_route(self, route: HostRoute) -> None:
+        """Make an on-link host route of somebody else's, whatever number it bears."""
+
+    def add_route(self, network: str, name: str, *, via: str | None = None) -> None:
+        """Make a static route of somebody else's, metric 1024."""
+
+
+def packed(text: str) -> bytes:
+    """An address as bytes."""
+    return IPv6Address(text).packed
+
+
+def rule(name: str, source: str = "fe80::/10", destination: str = "") -> PolicyRule:
+    """A policy rule as Portier makes them."""
+    return PolicyRule(1135, name, source, destination, 135)
+
+
+class KernelContract:
+    """The suite."""
+
+    @staticmethod
+    def host(world: World, name: str, last: int = 5, *, metric: int = 4389, protocol: int = 135) -> HostRoute:
+        """A host route by that link."""
+        address = packed(f"2001:db8:7::{last:x}")
+        return HostRoute(address, world.index(name), 254, metric, protocol)
+
+    @staticmethod
+    def link(world: World, name: str) -> Link:
+        """A link of a fresh snapshot."""
+        return next(link for link in world.kernel.snapshot().links if link.name == name)
+
+    # -- looking
+
+    def test_links(self, world: World) -> None:
+        """A link is shown with what it is; setting it down, renaming and deleting it shows."""
+        world.add_link("one")
+        link = self.link(world, "one")
+        assert (link.ifindex, link.kind, link.mtu) == (world.index("one"), "veth", 1500)
+        assert (link.up, link.carrier, link.loopback, link.master) == (True, True, False, 0)
+        assert link.mac is not None
+        assert len(link.mac) == 6
+        world.set_link("one", up=False)
+        assert not self.link(world, "one").up
+        world.rename_link("one", "two")
+        assert self.link(world, "two").ifindex == link.ifindex
+        world.remove_link("two")
+        assert link.ifindex not in [link.ifindex for link in world.kernel.snapshot().links]
+
+    def test_addresses_come_with_a_route(self, world: World) -> None:
+        """An address is shown, and the on-link route of its prefix; both go with the link."""
+        world.add_link("one")
+        world.add_address("one", "2001:db8:1::1/64")
+        index = world.index("one")
+        snapshot = world.kernel.snapshot()
+        shown = [a for a in snapshot.addresses if a.address == packed("2001:db8:1::1")]
+        assert [(a.ifindex, a.prefix_length, a.tentative, a.failed) for a in shown] == [
+            (index, 64, False, False)
+        ]
+        route = KernelRoute(packed("2001:db8:1::"), 64, index, None, 254, 256, 2)
+        assert route in snapshot.routes
+        world.remove_link("one")
+        snapshot = world.kernel.snapshot()
+        assert route not in snapshot.routes
+        assert all(address.ifindex != index for address in snapshot.addresses)
+
+    def test_routes_of_others(self, world: World) -> None:
+        """Others' routes are shown with their gateway, and limited to some links when asked."""
+        world.add_link("one")
+        world.add_link("two")
+        world.add_address("one", "2001:db8:1::1/64")
+        world.add_route("2001:db8:2::/64", "one", via="2001:db8:1::2")
+        world.add_route("2001:db8:3::/64", "two")
+        one, two = world.index("one"), world.index("two")
+        gateway = packed("2001:db8:1::2")
+        by_gateway = KernelRoute(packed("2001:db8:2::"), 64, one, gateway, 254, 1024, 4)
+        on_link = KernelRoute(packed("2001:db8:3::"), 64, two, None, 254, 1024, 4)
+        assert {by_gateway, on_link} <= set(world.kernel.snapshot().routes)
+        assert on_link not in world.kernel.snapshot(135, {one}).routes
+        assert by_gateway in world.kernel.snapshot(135, {one}).routes
+
+    def test_an_unchanged_world_gives_equal_snapshots(self, world: World) -> None:
+        """Looking changes nothing."""
+        world.add_link("one")
+        world.add_address("one", "2001:db8:1::1/64")
+        first = world.kernel.snapshot()
+        assert world.kernel.snapshot() == first
+
+    # -- host routes
+
+    def test_add_route(self, world: World) -> None:
+        """A host route is added once, is shown as Portier's and not as others', and is on record."""
+        world.add_link("one")
+        route = self.host(world, "one")
+        assert world.kernel.add_route(route) is RouteResult.ADDED
+        assert world.record.routes() == {route}
+        snapshot = world.kernel.snapshot()
+        assert snapshot.host_routes == {route}
+        assert all(other.destination != route.address for other in snapshot.routes)
+        assert world.kernel.add_route(route) is RouteResult.PRESENT
+        assert world.record.routes() == {route}
+
+    def test_a_foreign_route_holds_the_place(self, world: World) -> None:
+        """One with the same destination, table and metric, by whatever link, is neither replaced nor joined,
+        and does not get on record."""
+        world.add_link("one")
+        world.add_link("two")
+        for number in (4, 135):
+            foreign = self.host(world, "one", number, protocol=number)
+            world.add_host_route(foreign)
+            for name in ("one", "two"):
+                ours = self.host(world, name, number)
+                assert world.kernel.add_route(ours) is RouteResult.FOREIGN
+            assert world.record.routes() == frozenset()
+            assert world.kernel.snapshot(number).host_routes == {foreign}
+
+    def test_a_foreign_route_of_another_metric_does_not(self, world: World) -> None:
+        """Routes of different metrics live side by side."""
+        world.add_link("one")
+        foreign = self.host(world, "one", metric=1024, protocol=4)
+        world.add_host_route(foreign)
+        ours = self.host(world, "one")
+        assert world.kernel.add_route(ours) is RouteResult.ADDED
+        assert world.kernel.snapshot(4).host_routes == {foreign}
+        assert world.kernel.snapshot().host_routes == {ours}
+
+    def test_remove_route(self, world: World) -> None:
+        """A route is removed, and nothing next to it; once more is success."""
+        world.add_link("one")
+        world.add_link("two")
+        route, other = self.host(world, "one"), self.host(world, "two", 6)
+        near = self.host(world, "one", metric=1024, protocol=4)
+        world.add_host_route(near)
+        world.kernel.add_route(route)
+        world.kernel.add_route(other)
+        for _ in range(2):
+            world.kernel.remove_route(route)
+            assert world.kernel.snapshot().host_routes == {other}
+        assert world.kernel.snapshot(4).host_routes == {near}
+        assert world.record.routes() == {other}
+
+    def test_routes_go_with_their_link(self, world: World) -> None:
+        """Down or deleted: its host routes are gone, and removing them is success."""
+        world.add_link("one")
+        world.add_link("two")
+        one, two = self.host(world, "one"), self.host(world, "two", 6)
+        world.kernel.add_route(one)
+        world.kernel.add_route(two)
+        world.set_link("one", up=False)
+        assert world.kernel.snapshot().host_routes == {two}
+        world.remove_link("two")
+        assert world.kernel.snapshot().host_routes == frozenset()
+        world.kernel.remove_route(one)
+        world.kernel.remove_route(two)
+        assert world.record.routes() == frozenset()
+
+    def test_no_route_by_a_missing_link(self, world: World) -> None:
+        """The kernel refuses, and nothing is left on record."""
+        route = HostRoute(packed("2001:db8:7::5"), 4242, 254, 4389, 135)
+        with pytest.raises(KernelError, match="add route 2001:db8:7::5"):
+            world.kernel.add_route(route)
+        assert world.record.routes() == frozenset()
+
+    # -- policy rules
+
+    def test_rules(self, world: World) -> None:
+        """Rules come and go one by one; twice is success, and the interface need not exist."""
+        rules = {rule("one"), rule("one", "", "fe80::/10"), rule("two")}
+        for made in rules:
+            world.record.note_rule(made)
+            world.kernel.add_rule(made)
+            world.kernel.add_rule(made)
+        assert world.kernel.snapshot().rules == rules
+        for _ in range(2):
+            world.kernel.remove_rule(rule("one"))
+            assert world.kernel.snapshot().rules == rules - {rule("one")}
+
+    def test_rules_outlive_their_interface(self, world: World) -> None:
+        """Deleting a link leaves the rules that name it."""
+        world.add_link("one")
+        world.kernel.add_rule(rule("one"))
+        world.remove_link("one")
+        assert world.kernel.snapshot().rules == {rule("one")}
+
+    # -- sysctls
+
+    def test_sysctls(self, world: World) -> None:
+        """A sysctl reads as it was written, and is shown with its link."""
+        world.add_link("one")
+        for key, value in (("accept_ra", 2), ("forwarding", 1)):
+            path = f"{CONF}/one/{key}"
+            world.kernel.set_sysctl(path, str(value))
+            assert world.kernel.get_sysctl(path) == str(value)
+            assert getattr(self.link(world, "one"), key) == value
+
+    def test_force_forwarding(self, world: World) -> None:
+        """Where the kernel has it, it is shown with every link; elsewhere with none."""
+        world.add_link("one")
+        path = f"{CONF}/one/force_forwarding"
+        if world.kernel.snapshot().force_forwarding:
+            assert self.link(world, "one").force_forwarding == 0
+            world.kernel.set_sysctl(path, "1")
+            assert self.link(world, "one").force_forwarding == 1
+        else:
+            assert self.link(world, "one").force_forwarding is None
+            assert world.kernel.get_sysctl(path) is None
+
+    def test_the_global_switch_overwrites(self, world: World) -> None:
+        """``all/forwarding`` sets the default and every interface's own value, whatever that was."""
+        world.add_link("one")
+        world.add_link("two")
+        world.kernel.set_sysctl(f"{CONF}/one/forwarding", "1")
+        assert world.kernel.snapshot().forwarding == 0
+        for value in (1, 0):
+            world.kernel.set_sysctl(f"{CONF}/all/forwarding", str(value))
+            assert world.kernel.snapshot().forwarding == value
+            assert world.kernel.get_sysctl(f"{CONF}/default/forwarding") == str(value)
+            assert self.link(world, "one").forwarding == value
+            assert self.link(world, "two").forwarding == value
+
+    def test_missing_sysctls(self, world: World) -> None:
+        """What is not there reads as None, and cannot be written."""
+        path = f"{CONF}/nowhere/forwarding"
+        assert world.kernel.get_sysctl(path) is None
+        with pytest.raises(KernelError, match="net/ipv6/conf/nowhere/forwarding"):
+            world.kernel.set_sysctl(path, "1")
