@@ -41,6 +41,9 @@ PACKET_OUTGOING = 4
 SOL_PACKET = 263
 PACKET_STATISTICS = 6
 SO_TIMESTAMPNS = 35
+# Of /proc/net/if_inet6: IFA_F_DADFAILED, IFA_F_DEPRECATED and IFA_F_TENTATIVE.
+STATES = ((0x08, "dadfailed"), (0x40, "tentative"), (0x20, "deprecated"))
+QUIET = ("all/accept_dad", "default/accept_dad", "default/router_solicitations")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -349,11 +352,10 @@ class Host:
         self.pid = lab.keeper.hold()
         self._injectors: dict[str, socket.socket] = {}
         self._captures: list[Capture] = []
+        self._macs: dict[str, str] = {}
         # Infrastructure comes up at once: no DAD unless a test asks for it, no Router Solicitations.
-        self.sysctl("net/ipv6/conf/all/accept_dad", 0)
-        self.sysctl("net/ipv6/conf/default/accept_dad", 0)
-        self.sysctl("net/ipv6/conf/default/router_solicitations", 0)
-        self.ip("link set lo up")
+        script = "".join(f"echo 0 > /proc/sys/net/ipv6/conf/{name}; " for name in QUIET)
+        self.run(["sh", "-ec", f"{script} ip link set lo up"])
 
     def __repr__(self) -> str:
         return f"Host({self.name})"
@@ -393,6 +395,8 @@ class Host:
 
     def ip(self, *commands: str) -> None:
         """Run ``ip`` commands (without the word ``ip``), all in one go; all of them must succeed."""
+        if any("link" in command for command in commands):
+            self._macs.clear()
         if len(commands) == 1:
             self.run(["ip", *commands[0].split()])
         else:
@@ -418,33 +422,37 @@ class Host:
     # links and addresses
 
     def mac(self, interface: str) -> str:
-        """The link-layer address of an interface, as text."""
-        return str(self.ip_json(f"link show dev {interface}")[0]["address"])
+        """The link-layer address of an interface, as text; remembered until a link is changed here."""
+        if interface not in self._macs:
+            self._macs[interface] = str(self.ip_json(f"link show dev {interface}")[0]["address"])
+        return self._macs[interface]
 
     def index(self, interface: str) -> int:
         """The kernel's index of an interface."""
         return int(self.ip_json(f"link show dev {interface}")[0]["ifindex"])
 
+    def addresses(self, interface: str) -> dict[str, str]:
+        """The IPv6 addresses of an interface and the state of each: ``valid``, or one of `STATES`."""
+        found = {}
+        for line in Path(f"/proc/{self.pid}/net/if_inet6").read_text().splitlines():
+            address, _, _, _, flags, name = line.split()
+            if name == interface:
+                state = next((state for flag, state in STATES if int(flags, 16) & flag), "valid")
+                found[str(ipaddress.IPv6Address(bytes.fromhex(address)))] = state
+        return found
+
     def link_local(self, interface: str) -> str:
         """The link-local address of an interface, as soon as it has one that it may use."""
 
         def usable() -> str | None:
-            for link in self.ip_json(f"-6 addr show dev {interface} scope link"):
-                for address in link["addr_info"]:
-                    if "local" in address and not address.get("tentative"):
-                        return str(address["local"])
-            return None
+            addresses = self.addresses(interface).items()
+            return next((a for a, state in addresses if a.startswith("fe80:") and state == "valid"), None)
 
         return str(wait_for(usable, 5, f"link-local address on {self.name}/{interface}"))
 
     def address_state(self, interface: str, address: str) -> str:
         """``valid``, ``tentative``, ``dadfailed``, ``deprecated`` or ``absent``."""
-        for link in self.ip_json(f"-6 addr show dev {interface}"):
-            for shown in link["addr_info"]:
-                if "local" in shown and ipaddress.ip_address(shown["local"]) == ipaddress.ip_address(address):
-                    states = ("dadfailed", "tentative", "deprecated")
-                    return next((state for state in states if shown.get(state)), "valid")
-        return "absent"
+        return self.addresses(interface).get(str(ipaddress.IPv6Address(address)), "absent")
 
     def add(self, interface: str, address: str, *, dad: bool = False) -> None:
         """Add an address; without DAD unless asked for."""
@@ -553,15 +561,17 @@ class Lab:
         mac: str | None = None, other_mac: str | None = None, up: bool = True,
     ) -> None:  # fmt: skip
         """Lay a cable between two hosts; ``mac`` is that of the first end."""
-        one.ip(
+        add = (
             f"link add {one_name} address {mac or self.new_mac()} netns {one.pid} type veth "
             f"peer name {other_name} address {other_mac or self.new_mac()} netns {other.pid}"
         )
-        if up:
-            one.ip(f"link set {one_name} up")
-            other.ip(f"link set {other_name} up")
-            one.link_local(one_name)
-            other.link_local(other_name)
+        if not up:
+            one.ip(add)
+            return
+        one.ip(add, f"link set {one_name} up")
+        other.ip(f"link set {other_name} up")
+        one.link_local(one_name)
+        other.link_local(other_name)
 
     def bridge(self, host: Host, name: str, *, snooping: bool = False) -> None:
         """Make a bridge that forwards at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netns.lab import Lab, wait_for
+from tests.netns.lab import Host, Lab
 from tests.netns.scenes import NET, PROXY, UPSTREAM, assert_question, config, guest, solicit, vps
 
 ANSWERS = ["resolve", "always"]
@@ -15,25 +15,35 @@ def rule(answer: str) -> str:
     return f'[{{allow: "{NET}/64", answer: {answer}}}]'
 
 
+def assert_reached(source: Host, target: str, answer: str) -> None:
+    """Assert that a host is reached within a second of the first packet.
+
+    With `resolve` the first packet itself arrives.  With `always` the answer does not wait for the host,
+    so where the /64 is on-link on the upstream the packets before its host route go astray.
+    """
+    ping = source.ping(target, count=5, interval=0.1, timeout=1)
+    assert ping.replies, f"{source} to {target}: {ping.output}"
+    if answer == "resolve":
+        assert ping, f"{source} to {target}: {ping.output}"
+    first = min(ping.replies)
+    assert (first - 1) * 0.1 + ping.replies[first] < 1, ping.output
+
+
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_upstream_reaches_guest_from_a_cold_start(lab: Lab, answer: str) -> None:
-    """The upstream host pings a host that nobody has heard of: the first packet is answered in a second."""
+    """The upstream host pings a host that nobody has heard of, and reaches it within a second."""
     scene = vps(lab)
     scene.start(config(rule(answer)))
-    ping = scene.u.ping(guest(1))
-    assert ping, ping.output
-    assert ping.replies[1] < 1
+    assert_reached(scene.u, guest(1), answer)
     assert scene.p.host_routes() == {guest(1): "tap1"}
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_guest_reaches_upstream_from_a_cold_start(lab: Lab, answer: str) -> None:
-    """A guest pings the upstream host: the first packet is answered within a second."""
+    """A guest pings the upstream host, and reaches it within a second."""
     scene = vps(lab)
     scene.start(config(rule(answer)))
-    ping = scene.guests[1].ping(UPSTREAM)
-    assert ping, ping.output
-    assert ping.replies[1] < 1
+    assert_reached(scene.guests[1], UPSTREAM, answer)
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
@@ -48,9 +58,7 @@ def test_guests_on_two_ports(lab: Lab, answer: str) -> None:
         (scene.guests[2], guest(1)),
         (scene.guests[2], UPSTREAM),
     ):
-        ping = source.ping(target)
-        assert ping, f"{source} to {target}: {ping.output}"
-        assert ping.replies[1] < 1
+        assert_reached(source, target, answer)
     assert scene.p.host_routes() == {guest(1): "tap1", guest(2): "tap2"}
 
 
@@ -77,8 +85,8 @@ def test_guest_reaches_the_proxys_upstream_address(lab: Lab) -> None:
     """The proxy's own address on the upstream is answered for on the other ports."""
     scene = vps(lab)
     scene.start(config())
-    ping = scene.guests[1].ping(PROXY)
-    assert ping, ping.output
+    ping = scene.guests[1].ping(PROXY, count=10, interval=0.1, timeout=1)
+    assert ping.received >= 8, ping.output  # the proxy's own first answers look for the guest upstream
     assert scene.p.host_routes().keys() <= {guest(1)}
 
 
@@ -96,12 +104,16 @@ def test_isolated_guests_are_not_proxied_to_each_other(lab: Lab) -> None:
     scene = vps(lab)
     portier = scene.start(config(extra="isolate: true"))
     behind = scene.guests[2].capture("eth0")
-    scene.guests[1].inject("eth0", solicit(scene.guests[1], guest(2)))
-    wait_for(lambda: portier.count("isolated") + portier.count("resolving"), 5, "the solicitation seen")
+    unknown = f"{NET}61"
+    scene.guests[2].add("eth0", f"{unknown}/64")
+    assert not scene.guests[1].ping(unknown, timeout=0.5)
     assert scene.guests[1].ping(UPSTREAM)
-    assert scene.guests[2].ping(UPSTREAM)
-    assert not scene.guests[1].ping(guest(2), timeout=1)
-    assert not behind.solicitations(guest(2), outgoing=False)
+    assert not behind.solicitations(unknown)
+    assert scene.guests[2].ping(
+        UPSTREAM, source=guest(2)
+    )  # known from now on, and still not for the other guest
+    assert not scene.guests[1].ping(guest(2), timeout=0.5)
+    assert portier.count("isolated") >= 1
 
 
 def test_nothing_crosses_between_groups(lab: Lab) -> None:
@@ -110,6 +122,9 @@ def test_nothing_crosses_between_groups(lab: Lab) -> None:
     other = lab.host("u2")
     lab.link(other, "eth0", scene.p, "eth1")
     other.add("eth0", f"{NET}b/64")
+    # What the kernel routes is not separated by groups: that takes policy routing.
+    scene.p.ip(f"-6 route add {NET}/64 dev eth1 table 100")
+    scene.p.ip("-6 rule add iif tap2 lookup 100")
     one = config(name="one", downstream="tap1")
     two = config(name="two", upstream="eth1", downstream="tap2").partition("groups:\n")[2]
     scene.daemon = portier = lab.portier(one + two, on=scene.p)
