@@ -44,7 +44,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 _LONGEST = 720 * 3600.0  # a month; longer is a slip of the pen
 _SHORTEST = {"reachable": 0.01, "retransmit": 0.01, "forget": 0.01}  # of the others: 0
 
-_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\s]{1,15}")  # what the kernel takes for the name of an interface
+_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\s]{1,15}")  # what may name an interface
 _GLOB = re.compile(r"[^/\s]{1,255}")  # may be longer than any name that it matches
 _GROUP = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
