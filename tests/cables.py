@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +48,21 @@ def cable(one: str, other: str) -> tuple[Plug, Plug]:
     ip(f"link add {one} type veth peer name {other}")
     ip(f"link set {one} up")
     ip(f"link set {other} up")
+    await_carrier(one, other)
     return Plug(one), Plug(other)
+
+
+def await_carrier(*names: str) -> None:
+    """Wait until the kernel has noticed that the links have carrier; before that they lose what is sent."""
+    deadline = time.monotonic() + 20
+    for name in names:
+        while True:
+            command = ["ip", "-json", "link", "show", name]
+            shown = subprocess.run(command, check=True, capture_output=True, timeout=20)
+            if json.loads(shown.stdout)[0]["operstate"] == "UP":
+                break
+            assert time.monotonic() < deadline, f"{name} gets no carrier"
+            time.sleep(0.01)
 
 
 class Plug:

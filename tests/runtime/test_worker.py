@@ -265,7 +265,7 @@ def test_a_link_that_is_gone_shows_when_sending(world: World) -> None:
     """The first frame that is refused for good ends the port."""
     worker = world.started()
     world.wire(1).send_error = DOWN
-    world.wire(1).arrive(b"echo", b"echo")
+    world.wire(1).arrive(b"echo")
 
     wait_for(lambda: world.wakes == ["port"], "the reconciler is woken")
     assert worker.running == bound(port(2))

@@ -12,7 +12,7 @@ from portier.core.rules import RuleTable
 from portier.runtime.supervisor import Supervisor
 from portier.runtime.worker import Worker
 from portier.system.packet import PacketPort
-from tests.cables import Plug, cable, ip, own_namespace
+from tests.cables import Plug, await_carrier, cable, ip, own_namespace
 from tests.runtime.rig import FakeKernel, World, wait_for
 
 LAN = IPv6Network("2001:db8:7::/64")
@@ -134,6 +134,7 @@ def test_a_flap_between_two_looks_does_not_deafen(scene: Scene) -> None:
 
     scene.supervisor.update(bound)
     assert scene.supervisor.running()["guests"] == bound
+    await_carrier("up0", "wan")
     assert scene.resolve().target == HOST
 
 
