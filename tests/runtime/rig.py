@@ -226,7 +226,7 @@ class FakeEngine:
         return Explanation(Verdict.NO_RULE, (f"{address!r} on {ifindex}",))
 
     def counters(self) -> dict[str, dict[str, int]]:
-        return {name: dict(counts) for name, counts in self.counts.items()}
+        return {name: dict(counts) for name, counts in list(self.counts.items())}
 
     def neighbors(self, now: float) -> list[NeighborInfo]:
         return [NeighborInfo(route.address, "port2", MAC[2], "reachable", now, "") for route in self.routes]
