@@ -11,6 +11,8 @@ What the kernel does, seen on 6.18 and relied on here:
   with a gateway become nexthops of one multipath route), and is used as soon as the first is gone.
 - Deleting by destination, device, table, metric and protocol also takes a route with a gateway; a
   gateway of ``::`` in the request limits that to routes without.
+- A policy rule is deleted by what the request names: one with Portier's number, priority and interface
+  that has further selectors would be taken for Portier's.  So does an exclusive add take some of those.
 - Setting a link down flushes its routes; policy rules stay when their interface goes.
 """
 
@@ -190,7 +192,7 @@ class Kernel:
         self._closed = False
         self._links = _Cache(_link)
         self._addresses = _Cache(_address)
-        self._rules = _Cache(_rule)
+        self._rules: _Cache[PolicyRule | _LocalRule] = _Cache(_rule)
         self._known_routes: dict[int, dict[bytes, _Entry]] = {}  # by maker, 0 all
         self._read: _Routes | None = None
         self._own: frozenset[int] = frozenset()
@@ -235,7 +237,7 @@ class Kernel:
         addresses = self._socket.dump(
             nl.RTM_GETADDR, _ADDRESS.pack(AF_INET6, 0, 0, 0, 0), self._addresses.parse
         )
-        rules = self._socket.dump(nl.RTM_GETRULE, _RULE.pack(AF_INET6, *[0] * 8), self._rules.parse)
+        rules = self._read_rules()
         read = self._routes(own)
         forwarding = sysctl.read("net/ipv6/conf/all/forwarding")
         return Snapshot(
@@ -441,9 +443,15 @@ class Kernel:
 
     # -- policy rules
 
+    def _read_rules(self) -> tuple[PolicyRule | _LocalRule, ...]:
+        payload = _RULE.pack(AF_INET6, *[0] * 8)
+        return self._socket.dump(nl.RTM_GETRULE, payload, self._rules.parse)
+
     def add_rule(self, rule: PolicyRule) -> None:
         """Add a policy rule; that it is there already is success."""
         code = self._socket.call(nl.RTM_NEWRULE, nl.NLM_F_CREATE | nl.NLM_F_EXCL, _rule_payload(rule))
+        if code == errno.EEXIST and rule not in self._read_rules():
+            raise KernelError(f"add rule iif {rule.iif}", "somebody else's rule is in the way", code)
         if code not in (0, errno.EEXIST):
             raise self._refusal(f"add rule iif {rule.iif}", code)
 

@@ -82,12 +82,12 @@ def real_world(directory: Path) -> Iterator[RealWorld]:
 @contextlib.contextmanager
 def neighbor_host(peer: str) -> Iterator[list[str]]:
     """Move one end of a cable to a namespace of its own; gives the prefix of a command that runs there."""
-    with subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "echo; exec sleep 120"], stdout=subprocess.PIPE
-    ) as holder:
+    # No duplicate address detection there either: a tentative address keeps a host silent for seconds.
+    script = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo ready; exec sleep 120"
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", script], stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout is not None
-            holder.stdout.readline()
+            assert holder.stdout.readline() == b"ready\n"
             ip(f"link set {peer} netns {holder.pid}")
             enter = ["nsenter", "-t", str(holder.pid), "--net", "--"]
             for command in ("link set lo up", f"link set {peer} up"):
