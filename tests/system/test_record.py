@@ -1,0 +1,207 @@
+"""The record survives what can happen to it, and is believed only where it is true."""
+
+from __future__ import annotations
+
+import os
+import threading
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import pytest
+
+from portier.core.model import HostRoute, PolicyRule
+from portier.errors import Refused
+from portier.system import record as record_module
+from portier.system.record import Record
+from tests.cables import own_namespace
+
+
+def route(last: int) -> HostRoute:
+    """A host route."""
+    return HostRoute(IPv6Address(0x20010DB8 << 96 | last).packed, 7, 254, 4389, 135)
+
+
+RULE = PolicyRule(1135, "tap-3", "fe80::/10", "", 135)
+OTHER_RULE = PolicyRule(1135, "wéird\\t:name", "", "fe80::/10", 135)
+SYSCTL = "net/ipv6/conf/eth0.7/accept_ra"
+
+
+def contents(record: Record) -> tuple[object, ...]:
+    """All that is on record."""
+    return record.routes(), record.rules(), record.sysctls()
+
+
+def test_what_is_noted_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Routes, rules and sysctls come back, and what was struck off does not; no clean end is needed."""
+    record = Record(tmp_path)
+    for number in range(3):
+        record.note_route(route(number))
+    record.forget_route(route(1))
+    record.note_rule(RULE)
+    record.note_rule(OTHER_RULE)
+    record.forget_rule(RULE)
+    record.note_sysctl(SYSCTL, "1", "2")
+    record.note_sysctl("net/ipv4/ip_local_port_range", "32768\t60999", "1024\t\\n65535")
+    record.note_sysctl("net/gone", "0", "1")
+    record.forget_sysctl("net/gone")
+    again = Record(tmp_path)
+    assert contents(again) == contents(record)
+    assert again.routes() == {route(0), route(2)}
+    assert again.rules() == {OTHER_RULE}
+    assert again.sysctls() == {
+        SYSCTL: ("1", "2"),
+        "net/ipv4/ip_local_port_range": ("32768\t60999", "1024\t\\n65535"),
+    }
+    assert again.has_route(route(0))
+    assert not again.has_route(route(1))
+    assert again.has_rule(OTHER_RULE)
+    record.close()
+
+
+def test_a_noted_sysctl_can_be_noted_anew(tmp_path: Path) -> None:
+    """The last entry for a path counts."""
+    with Record(tmp_path) as record:
+        record.note_sysctl(SYSCTL, "1", "2")
+        record.note_sysctl(SYSCTL, "0", "2")
+        assert Record(tmp_path).sysctls() == {SYSCTL: ("0", "2")}
+
+
+def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
+    """Wherever a crash cut the file, the whole lines before count, and writing goes on after."""
+    with Record(tmp_path) as record:
+        record.note_route(route(0))
+        record.note_sysctl(SYSCTL, "1", "2")
+        text = (tmp_path / "record").read_bytes()
+    whole = text.rindex(b"\n", 0, -1) + 1
+    for cut in range(whole, len(text)):
+        (tmp_path / "record").write_bytes(text[:cut])
+        with Record(tmp_path) as record:
+            assert contents(record) == ({route(0)}, frozenset(), {})
+            record.note_route(route(1))
+            assert Record(tmp_path).routes() == {route(0), route(1)}
+
+
+def test_nonsense_is_passed_over(tmp_path: Path) -> None:
+    """Lines that are not understood cost nothing else."""
+    with Record(tmp_path) as record:
+        record.note_route(route(0))
+        with (tmp_path / "record").open("ab") as file:
+            file.write(b"\n\xff\xfe\t\n+route\tzz\t1\n+route\t\n+rule\t1\n+sysctl\tx\n-sysctl\n+new\tthing\n")
+        record.note_route(route(1))
+        assert contents(Record(tmp_path)) == ({route(0), route(1)}, frozenset(), {})
+
+
+@pytest.mark.parametrize("line", ["portier-record 1 another-boot cookie:1", "garbage", ""])
+def test_another_boot_is_not_believed(tmp_path: Path, line: str) -> None:
+    """A record of another boot counts as empty; it is touched only when there is something of one's own,
+    and set aside then."""
+    text = f"{line}\n+route\t{route(0).address.hex()}\t7\t254\t4389\t135\n"
+    (tmp_path / "record").write_text(text)
+    with Record(tmp_path) as record:
+        assert contents(record) == (frozenset(), frozenset(), {})
+        record.forget_route(route(0))
+        assert (tmp_path / "record").read_text() == text
+        record.note_route(route(1))
+        assert Record(tmp_path).routes() == {route(1)}
+        assert (tmp_path / "record.other").read_text() == text
+
+
+def test_another_namespace_is_not_believed(tmp_path: Path) -> None:
+    """Each network namespace has its own."""
+    with Record(tmp_path) as record:
+        record.note_route(route(0))
+        with own_namespace():
+            assert Record(tmp_path).routes() == frozenset()
+        assert Record(tmp_path).routes() == {route(0)}
+
+
+def test_reading_changes_nothing(tmp_path: Path) -> None:
+    """To look at a record, nothing is written, and no directory is needed."""
+    with Record(tmp_path / "none") as record:
+        assert contents(record) == (frozenset(), frozenset(), {})
+    assert list(tmp_path.iterdir()) == []
+    with Record(tmp_path) as record:
+        record.note_route(route(0))
+        before = (tmp_path / "record").stat()
+        with Record(tmp_path) as reader:
+            assert reader.routes() == {route(0)}
+        after = (tmp_path / "record").stat()
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_an_empty_record_goes(tmp_path: Path) -> None:
+    """After a clean end with nothing left to undo, there is no file."""
+    with Record(tmp_path) as record:
+        record.note_route(route(0))
+        record.forget_route(route(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routes that come and go leave a file as large as what is there, within a factor."""
+    monkeypatch.setattr(record_module, "_COMPACT_AT", 10_000)
+    with Record(tmp_path) as record:
+        record.note_rule(RULE)
+        for number in range(10_000):
+            record.note_route(route(number))
+            if number >= 10:
+                record.forget_route(route(number - 10))
+        assert (tmp_path / "record").stat().st_size < 20_000
+        assert contents(Record(tmp_path)) == contents(record)
+        assert len(record.routes()) == 10
+
+
+def test_several_threads(tmp_path: Path) -> None:
+    """Workers write at the same time; each finds all of it, and so does a restart."""
+    record = Record(tmp_path)
+
+    def work(start: int) -> None:
+        for number in range(start, start + 500):
+            record.note_route(route(number))
+            if number % 2:
+                record.forget_route(route(number))
+
+    threads = [threading.Thread(target=work, args=(1000 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(record.routes()) == 1000
+    assert Record(tmp_path).routes() == record.routes()
+    record.close()
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is refused and not taken for noted, and does not spoil the next entry; what is
+    gone is struck off all the same."""
+    with Record(tmp_path) as record:
+        record.note_route(route(0))
+        record.note_route(route(1))
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+        with pytest.raises(OSError, match="No space"):
+            record.note_route(route(2))
+        record.forget_route(route(1))
+        monkeypatch.undo()
+        assert record.routes() == {route(0)}
+        record.note_route(route(3))
+        assert Record(tmp_path).routes() == {route(0), route(3)}
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    """It is the owner's alone."""
+    with Record(tmp_path) as record:
+        record.note_route(route(0))
+        assert (tmp_path / "record").stat().st_mode & 0o777 == 0o600
+
+
+def test_one_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lacks the right is told so in a line."""
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)  # root may read everything
+    with pytest.raises(Refused, match="not permitted") as caught:
+        Record(tmp_path)
+    assert caught.value.exit_code == 77
