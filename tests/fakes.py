@@ -48,6 +48,7 @@ class FakeRecord:
         self._routes: set[HostRoute] = set()
         self._rules: set[PolicyRule] = set()
         self._sysctls: dict[str, tuple[str, str]] = {}
+        self._owners: dict[str, int] = {}
 
     def note_route(self, route: HostRoute) -> None:
         """Record a route that is about to be added."""
@@ -73,17 +74,23 @@ class FakeRecord:
         """The policy rules on record."""
         return frozenset(self._rules)
 
-    def note_sysctl(self, path: str, old: str, new: str) -> None:
-        """Record a sysctl that is about to be written."""
+    def note_sysctl(self, path: str, old: str, new: str, ifindex: int = 0) -> None:
+        """Record a sysctl that is about to be written, and the interface it is of."""
         self._sysctls[path] = (old, new)
+        self._owners[path] = ifindex
 
     def forget_sysctl(self, path: str) -> None:
         """Strike a sysctl that is as it was."""
         self._sysctls.pop(path, None)
+        self._owners.pop(path, None)
 
     def sysctls(self) -> dict[str, tuple[str, str]]:
         """The sysctls on record: what was found and what was set."""
         return dict(self._sysctls)
+
+    def owners(self) -> dict[str, int]:
+        """The interfaces whose sysctls they are."""
+        return dict(self._owners)
 
     def empty(self) -> bool:
         """Whether nothing is on record."""

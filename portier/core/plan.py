@@ -60,12 +60,14 @@ FORWARDING_DEFAULT: Final = f"{_CONF}/default/forwarding"
 
 class Recorded(NamedTuple):
     """What the runtime dir says that Portier made or changed.  ``sysctls`` map a path to the value found
-    and the value set; ``forwarding_default`` is what net.ipv6.conf.default.forwarding is now, for only
+    and the value set, ``owners`` to the index of the interface it is of (0 or missing: none's, or as named);
+    ``forwarding_default`` is what net.ipv6.conf.default.forwarding is now, for only
     the record knows whether that matters."""
 
     routes: frozenset[HostRoute] = frozenset()
     rules: frozenset[PolicyRule] = frozenset()
     sysctls: Mapping[str, tuple[str, str]] = {}
+    owners: Mapping[str, int] = {}
     forwarding_default: str | None = None
 
 
@@ -128,7 +130,6 @@ class Memory:
     groups: Mapping[str, _GroupMemory] = field(default_factory=dict)
     routes: _Routes = field(default_factory=_Routes)
     last: _Binding | None = None
-    devices: Mapping[str, int] = field(default_factory=dict)  # recorded sysctl -> interface it was on
 
 
 # -- the report --------------------------------------------------------------------------------------
@@ -465,7 +466,7 @@ def desired(
         memory = _bind(config, snapshot, memory, now)
     binding = memory.last
     assert binding is not None  # noqa: S101  (it is the same as something, or was made just now)
-    sysctls = _Settings(snapshot, binding.links, recorded, memory.devices)
+    sysctls = _Settings(snapshot, binding.links, recorded)
     sysctls.decide(config, binding.bounds, binding.claims)
     state = State(
         workers={bound.group.name: bound for bound in binding.bounds},
@@ -481,7 +482,7 @@ def desired(
         forget=tuple(sysctls.forget),
         renamed=tuple(sysctls.renamed),
     )
-    return state, report, replace(memory, devices=sysctls.devices)
+    return state, report, memory
 
 
 def _same(memory: Memory, config: Config | None, snapshot: Snapshot) -> bool:
@@ -527,7 +528,7 @@ def _bind(config: Config | None, snapshot: Snapshot, memory: Memory, now: float)
         bounds=bounds,
         rules=frozenset(rule for bound in bounds for rule in _rules_of(bound, snapshot.local_rule)),
     )
-    return Memory(deadline=deadline, groups=groups, routes=routes, last=last, devices=memory.devices)
+    return Memory(deadline=deadline, groups=groups, routes=routes, last=last)
 
 
 def _wanted_routes(
@@ -809,9 +810,7 @@ def _value(path: str, snapshot: Snapshot, links: Mapping[str, Link], default: st
 class _Settings:
     """The sysctls that should be set, those to put back, and what to tell of them."""
 
-    def __init__(
-        self, snapshot: Snapshot, links: _Links, recorded: Recorded, devices: Mapping[str, int]
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, links: _Links, recorded: Recorded) -> None:
         self.snapshot = snapshot
         self.links = links
         self.default = recorded.forwarding_default
@@ -820,8 +819,7 @@ class _Settings:
         self.left: list[str] = []
         self.forget: list[str] = []
         self.renamed: list[tuple[str, str]] = []
-        self.devices: dict[str, int] = {}
-        self.recorded = self._current_names(recorded.sysctls, devices)
+        self.recorded = self._current_names(recorded)
 
     def decide(self, config: Config | None, bounds: Sequence[Bound], claims: Mapping[int, str]) -> None:
         """Fill in what is wanted and what is missing, and say what becomes of the record."""
@@ -840,26 +838,23 @@ class _Settings:
     def _value(self, path: str) -> str | None:
         return _value(path, self.snapshot, self.links.by_name, self.default)
 
-    def _current_names(
-        self, recorded: Mapping[str, tuple[str, str]], devices: Mapping[str, int]
-    ) -> dict[str, tuple[str, str]]:
+    def _current_names(self, recorded: Recorded) -> dict[str, tuple[str, str]]:
         """The record, with interfaces that were renamed under their new names and without those that are
         not the ones they were."""
         current = {}
-        for path, values in recorded.items():
+        for path, values in recorded.sysctls.items():
             name, key = _split(path)
             if name in {"all", "default"}:
                 current[path] = values
                 continue
             link = self.links.by_name.get(name)
-            then = devices.get(path, link.ifindex if link else 0)
+            then = recorded.owners.get(path) or (link.ifindex if link else 0)
             if link is None or link.ifindex != then:
                 if (now := self.links.by_index.get(then)) is None:
                     self.forget.append(path)
                     continue
                 self.renamed.append((path, _path(now.name, key)))
-                path, link = _path(now.name, key), now  # noqa: PLW2901
-            self.devices[path] = link.ifindex
+                path = _path(now.name, key)  # noqa: PLW2901
             current[path] = values
         return current
 

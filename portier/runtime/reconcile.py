@@ -104,7 +104,10 @@ class Record(Protocol):
     def sysctls(self) -> Mapping[str, tuple[str, str]]:
         """Sysctls on record: the value found and the value set."""
 
-    def note_sysctl(self, path: str, old: str, new: str) -> None:
+    def owners(self) -> Mapping[str, int]:
+        """The interfaces whose sysctls those are, 0 where they are none's."""
+
+    def note_sysctl(self, path: str, old: str, new: str, ifindex: int = ...) -> None:
         """Record a sysctl that is about to be written."""
 
     def forget_sysctl(self, path: str) -> None:
@@ -182,6 +185,11 @@ class _Look(NamedTuple):
     before: frozenset[HostRoute]  # what workers wanted before the kernel was asked
     after: frozenset[HostRoute]
     dropped: Mapping[tuple[bytes, int, int], HostRoute]  # to be removed, by address, table and metric
+    indexes: Mapping[str, int]  # of links by name
+
+    def index_of(self, path: str) -> int:
+        """The interface whose sysctl ``path`` is, 0 if it is none's."""
+        return self.indexes.get(path.split("/")[-2], 0)
 
 
 class Reconciler:
@@ -489,6 +497,7 @@ class Reconciler:
             routes=self._record.routes(),
             rules=self._record.rules(),
             sysctls=sysctls,
+            owners=self._record.owners(),
             forwarding_default=self._kernel.get_sysctl(plan.FORWARDING_DEFAULT)
             if plan.FORWARDING_DEFAULT in sysctls
             else None,
@@ -515,13 +524,14 @@ class Reconciler:
         have = plan.actual(snapshot, running, recorded, want)
         have = replace(have, host_routes=have.host_routes | (want.host_routes & (after - before)))
         names = {link.ifindex: link.name for link in snapshot.links}
+        indexes = {link.name: link.ifindex for link in snapshot.links}
         steps = plan.diff(want, have, names)
         dropped = {
             (step.route.address, step.route.table, step.route.metric): step.route
             for step in steps
             if isinstance(step, plan.DropRoute)
         }
-        return _Look(steps, snapshot, want, report, memory, recorded, before, after, dropped)
+        return _Look(steps, snapshot, want, report, memory, recorded, before, after, dropped, indexes)
 
     def _note(self, look: _Look, *, final: bool) -> None:
         """Take over what a look has shown: memory, report, events, and a record that says no more than
@@ -532,12 +542,12 @@ class Reconciler:
         for text in look.report.left:
             self._event(EventKind.SYSCTL, text)
 
-        now_named = dict(look.report.renamed)
-        for path, name in now_named.items():
-            found, made = look.recorded.sysctls[path]
-            self._record.note_sysctl(name, found, made)
-            self._record.forget_sysctl(path)
         for path in look.report.forget:
+            self._record.forget_sysctl(path)
+        renamed = dict(look.report.renamed)
+        for path, name in renamed.items():
+            self._record.note_sysctl(name, *look.recorded.sysctls[path], look.recorded.owners.get(path, 0))
+        for path in renamed.keys() - renamed.values():
             self._record.forget_sysctl(path)
         for rule in look.recorded.rules - look.snapshot.rules - look.want.rules:
             self._record.forget_rule(rule)
@@ -613,7 +623,7 @@ class Reconciler:
 
         def note(path: str, value: str) -> None:
             found = known[path][0] if path in known and known[path][1] == value else value
-            self._record.note_sysctl(path, found, step.new)
+            self._record.note_sysctl(path, found, step.new, look.index_of(path))
 
         if not restoring:
             note(step.path, step.old)

@@ -50,6 +50,7 @@ class Record:
         self._routes: set[HostRoute] = set()
         self._rules: set[PolicyRule] = set()
         self._sysctls: dict[str, tuple[str, str]] = {}
+        self._owners: dict[str, int] = {}
         self._place = f"{_VERSION} {_boot()} {_namespace()}"
         self._other = False
         self._load()
@@ -122,24 +123,31 @@ class Record:
 
     # -- sysctls
 
-    def note_sysctl(self, path: str, old: str, new: str) -> None:
-        """Record the value found and the value about to be set, in place of what was on record."""
+    def note_sysctl(self, path: str, old: str, new: str, ifindex: int = 0) -> None:
+        """Record the value found and the value about to be set, in place of what was on record; and the
+        interface whose sysctl it is, which may have another name by the time it is restored."""
         with self._lock:
-            if self._sysctls.get(path) != (old, new):
-                self._append(_line("+sysctl", path, old, new))
+            if self._sysctls.get(path) != (old, new) or self._owners.get(path) != ifindex:
+                self._append(_line("+sysctl", path, old, new, str(ifindex)))
                 self._sysctls[path] = (old, new)
+                self._owners[path] = ifindex
 
     def forget_sysctl(self, path: str) -> None:
         """Strike off a sysctl that needs no restoring."""
         with self._lock:
             if path in self._sysctls:
                 self._strike(_line("-sysctl", path))
-                del self._sysctls[path]
+                del self._sysctls[path], self._owners[path]
 
     def sysctls(self) -> dict[str, tuple[str, str]]:
         """Path -> value found, value set."""
         with self._lock:
             return dict(self._sysctls)
+
+    def owners(self) -> dict[str, int]:
+        """Path -> index of the interface whose sysctl it is, 0 where it is none's."""
+        with self._lock:
+            return dict(self._owners)
 
     # -- the file
 
@@ -171,10 +179,12 @@ class Record:
                 rule = PolicyRule(int(priority), iif, source, destination, int(protocol))
                 (self._rules.add if kind[0] == "+" else self._rules.discard)(rule)
             case "+sysctl":
-                path, old, new = fields
+                path, old, new, ifindex = fields
+                self._owners[path] = int(ifindex)
                 self._sysctls[path] = (old, new)
             case "-sysctl":
                 self._sysctls.pop(fields[0], None)
+                self._owners.pop(fields[0], None)
 
     def _append(self, line: str) -> None:
         if self._descriptor < 0 or self._size > max(_COMPACT_AT, 4 * self._compacted):
@@ -200,7 +210,9 @@ class Record:
         lines = [f"{self._place}\n"]
         lines += [_route_line("+", route) for route in self._routes]
         lines += [_rule_line("+", rule) for rule in self._rules]
-        lines += [_line("+sysctl", path, *values) for path, values in self._sysctls.items()]
+        lines += [
+            _line("+sysctl", path, *values, str(self._owners[path])) for path, values in self._sysctls.items()
+        ]
         data = "".join(lines).encode(errors="surrogateescape")
         new = self._path.with_name(f"{_NAME}.new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW

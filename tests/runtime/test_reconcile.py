@@ -365,6 +365,23 @@ def test_killed_and_started_again(force: bool) -> None:
     assert world.record.empty()
 
 
+def test_renamed_while_nothing_ran(world: World) -> None:
+    """A link that is renamed between a kill and the next start gets its own back all the same, and so do
+    two that swapped their names."""
+    before = {link.ifindex: link.force_forwarding for link in world.kernel.links.values()}
+    world.kernel.add_link("tap-4")
+    world.round()
+    world.kernel.change_link("tap-3", name="old")
+    world.kernel.change_link("tap-4", name="tap-3")
+    world.kernel.change_link("old", name="tap-4")
+    world.kernel.change_link("eth0", name="wan0")
+    world.restart()
+    world.round()
+    world.reconciler.clear()
+    assert world.record.empty()
+    assert {i: world.kernel.links[i].force_forwarding for i in before} == before
+
+
 def test_undo_alone(world: World) -> None:
     """What a killed daemon left is undone without a config, and `once` shows steps without doing any."""
     before = picture(world.kernel)
