@@ -502,10 +502,10 @@ class RouteEngine:
         if rule is None:
             say("no rule allows it")
             return _Decision(Verdict.NO_RULE)
-        say("rule: {}, answer {}", rule, rule.answer)
         if not rule.allow:
-            say("the rule denies it")
+            say("rule: {}", rule)
             return _Decision(Verdict.DENIED, rule=rule)
+        say("rule: {}, answer {}", rule, rule.answer)
         if asker is not None and not rule.admits(asker):
             say("askers: {} is not among those whose solicitations are answered", _Lazy(_text, asker))
             return _Decision(Verdict.ASKER_REFUSED, rule=rule)

@@ -91,7 +91,8 @@ class CompiledRule:
         if isinstance(self.rule.prefix, Live):
             text += f" ({self.rule.prefix})"
         if self.rule.host is not None:
-            text += f" with host pattern {self.rule.host.value:x}/{self.rule.host.mask:x}"
+            value, mask = (type(self.network.network_address)(number) for number in self.rule.host)
+            text += f" with host pattern {value}/{mask}"
         if self.rule.downstream:
             text += f" on {', '.join(self.rule.downstream)}"
         return text

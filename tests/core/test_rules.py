@@ -158,3 +158,16 @@ def test_longest_match_equals_the_slow_way(entries: list[tuple[int, int]], host:
 def test_names_globs_and_exclusions(name: str, patterns: list[str], expected: bool) -> None:
     """An exclusion wins wherever it stands; globs never match the loopback."""
     assert matches(name, patterns) is expected
+
+
+def test_a_rule_reads_as_it_was_written() -> None:
+    """In `explain`: prefix, pattern and ports in the words of the configuration."""
+    vms = Rule(prefix=net("2001:db8:7::/64"), host=pattern("::5054:ff:fe00:0", "::ffff:ffff:ff00:0"))
+    tied = Rule(prefix=Live.UPSTREAM, allow=False, downstream=("down*", "!down1"))
+
+    assert str(table(vms).lookup(ip("2001:db8:7:0:5054:ff:fe00:1"))) == (
+        "allow 2001:db8:7::/64 with host pattern ::5054:ff:fe00:0/::ffff:ffff:ff00:0"
+    )
+    assert str(table(tied, live=(net("2001:db8:7::/64"),)).lookup(ip("::1"))) == (
+        "deny 2001:db8:7::/64 (upstream) on down*, !down1"
+    )
