@@ -30,10 +30,13 @@ class Wakes:
         self._queue: queue.Queue[str] = queue.Queue()
         self.gate = threading.Event()
         self.gate.set()
+        self.blocked = threading.Event()
 
     def __call__(self, reason: str) -> None:
         """What the monitor calls; blocks while the gate is closed."""
-        self.gate.wait(PROMPT)
+        if not self.gate.is_set():
+            self.blocked.set()
+            self.gate.wait(PROMPT)
         self._queue.put(reason)
 
     def until(self, wanted: str) -> set[str]:
@@ -168,6 +171,8 @@ def test_storm_and_loss(wakes: Wakes, monkeypatch: pytest.MonkeyPatch) -> None:
     with Monitor(wakes) as monitor:
         epoch, _ = monitor.route_versions()
         wakes.gate.clear()
+        ip("link set one mtu 1450")
+        assert wakes.blocked.wait(PROMPT)
         lines = (f"route add 2001:db8:2:{number:x}::/64 dev one" for number in range(500))
         subprocess.run(["ip", "-6", "-batch", "-"], input="\n".join(lines), text=True, check=True, timeout=20)
         wakes.gate.set()
