@@ -448,7 +448,7 @@ class Host:
             addresses = self.addresses(interface).items()
             return next((a for a, state in addresses if a.startswith("fe80:") and state == "valid"), None)
 
-        return str(wait_for(usable, 5, f"link-local address on {self.name}/{interface}"))
+        return str(wait_for(usable, 30, f"link-local address on {self.name}/{interface}"))
 
     def address_state(self, interface: str, address: str) -> str:
         """``valid``, ``tentative``, ``dadfailed``, ``deprecated`` or ``absent``."""

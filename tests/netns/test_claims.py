@@ -20,6 +20,9 @@ from tests.netns.scenes import (
 
 SERVER = f"{NET}5"
 VICTIMS = {"router": UPSTREAM, "proxy": PROXY, "server": SERVER, "guest": guest(2)}
+# Another guest of whom nothing is known cannot be told from the claimant by anybody.
+CLAIMS = [(victim, known) for victim in VICTIMS for known in (True, False) if known or victim != "guest"]
+TIMERS = "timers: {retransmit: 300ms}"
 
 
 @pytest.fixture
@@ -27,13 +30,13 @@ def scene(lab: Lab) -> Scene:
     """The usual scene; the server is another address of the upstream host, nobody's next hop."""
     scene = vps(lab)
     scene.u.add("eth0", f"{SERVER}/64")
-    scene.start(config())
+    scene.start(config(extra=TIMERS))
     return scene
 
 
-def holder(scene: Scene, victim: str) -> Host:
-    """The host whose address it is."""
-    return {"router": scene.u, "proxy": scene.p, "server": scene.u, "guest": scene.guests[2]}[victim]
+def reaches(source: Host, target: str) -> bool:
+    """Whether pings arrive; the proxy's own first reply may go astray before the host route is there."""
+    return source.ping(target, count=5, interval=0.1, timeout=1).received >= 3
 
 
 def claim(scene: Scene, how: str, address: str) -> None:
@@ -54,37 +57,33 @@ def claim(scene: Scene, how: str, address: str) -> None:
             villain.inject("eth0", solicit(villain, address, source="::", mac=mac))
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("how", ["source", "advertisement", "unicast advertisement", "dad"])
-@pytest.mark.parametrize("known", [False, True], ids=["cold", "known"])
+@pytest.mark.parametrize(("victim", "known"), CLAIMS)
 def test_claim_by_a_message(scene: Scene, victim: str, how: str, known: bool) -> None:
     """A claim by a solicitation's source, an unsolicited advertisement or a DAD probe changes nothing."""
     address, portier = VICTIMS[victim], scene.portier
     other = scene.guests[2] if victim != "guest" else scene.u
     if known:
-        assert other.ping(address)
+        assert reaches(other, address)
     claim(scene, how, address)
-    holds_for(lambda: scene.p.host_routes().get(address) != "tap1", 1.5, "no route to the claimant")
+    holds_for(lambda: scene.p.host_routes().get(address) != "tap1", 0.7, "no route to the claimant")
     before = scene.guests[1].capture("eth0")
-    ping = other.ping(address, timeout=1)
-    assert ping, ping.output
+    assert reaches(other, address)
     assert not [frame for frame in before.frames() if not frame.outgoing and frame.raw[54:56] == b"\x80\x00"]
     assert scene.p.host_routes().get(address) != "tap1"
     if how != "dad" and (known or victim in ("router", "proxy")):
         portier.wait_event(address)
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("victim", ["router", "proxy", "server"])
 def test_claim_by_having_it(scene: Scene, victim: str) -> None:
     """A guest that just has the address, without DAD, and answers whoever asks, does not get the traffic
     of somebody who is not on its own segment."""
     address = VICTIMS[victim]
     villain = scene.guests[1]
     villain.add("eth0", f"{address}/64")
-    other = scene.guests[2] if victim != "guest" else scene.u
     at_villain = villain.capture("eth0")
-    ping = other.ping(address, count=3, timeout=1)
-    assert ping, ping.output
+    assert reaches(scene.guests[2], address)
     assert scene.p.host_routes().get(address) != "tap1"
     assert not [f for f in at_villain.frames() if not f.outgoing and f.raw[20] == 58 and f.raw[54] == 128]
 
@@ -94,18 +93,17 @@ def test_claim_of_a_known_address_by_answering(scene: Scene, victim: str) -> Non
     """The same, once the proxy knows the owner."""
     address = VICTIMS[victim]
     other = scene.guests[2] if victim != "guest" else scene.u
-    assert other.ping(address)
+    assert reaches(other, address)
     villain = scene.guests[1]
     villain.add("eth0", f"{address}/64")
     villain.inject("eth0", solicit(villain, guest(2), source=address))
     villain.inject("eth0", advertise(villain, address))
     scene.portier.wait_event(address, villain.mac("eth0"))
-    ping = other.ping(address, count=5, timeout=1)
-    assert ping, ping.output
+    assert reaches(other, address)
     assert scene.p.host_routes().get(address) != "tap1"
 
 
-@pytest.mark.parametrize("victim", ["router", "server", "guest", "proxy"])
+@pytest.mark.parametrize("victim", VICTIMS)
 def test_claim_by_the_kernels_own_dad(scene: Scene, victim: str) -> None:
     """A guest that uses DAD as it should is told at once that the address is taken."""
     address = VICTIMS[victim]
@@ -126,13 +124,16 @@ def test_answer_out_of_turn(scene: Scene) -> None:
         villain.inject("eth0", advertise(villain, SERVER))
     front.wait_advertisement(SERVER, outgoing=False)
     assert scene.guests[2].ping(SERVER)
-    holds_for(lambda: SERVER not in scene.p.host_routes(), 1.5, "no route to the claimant")
+    holds_for(lambda: SERVER not in scene.p.host_routes(), 0.7, "no route to the claimant")
 
 
 def test_rule_ties_addresses_to_ports(lab: Lab) -> None:
     """With `downstream` in a rule, the address is learned there and nowhere else."""
     scene = vps(lab)
-    rules = f'[{{allow: "{guest(1)}/128", downstream: tap1}}, {{allow: "{guest(2)}/128", downstream: tap2}}]'
+    rules = (
+        f'["{NET}/64", {{allow: "{guest(1)}/128", downstream: tap1}}, '
+        f'{{allow: "{guest(2)}/128", downstream: tap2}}]'
+    )
     portier = scene.start(config(rules))
     villain = scene.guests[2]
     villain.inject("eth0", advertise(villain, guest(1)))
