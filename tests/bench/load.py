@@ -7,8 +7,10 @@ and whose kernel stays out of it: the generator is the only one to speak there.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -25,8 +27,10 @@ INNER: Final = "inner"
 
 @functools.cache
 def generator() -> Path:
-    """The compiled generator."""
-    binary = Path(tempfile.mkdtemp(prefix="portier-bench-")) / "generator"
+    """The compiled generator, until the process ends."""
+    directory = tempfile.mkdtemp(prefix="portier-bench-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    binary = Path(directory) / "generator"
     subprocess.run(["cc", "-O2", "-o", binary, SOURCE], check=True)
     return binary
 
