@@ -131,12 +131,16 @@ class Daemon:
                 first.result(_FIRST_ROUND)
             self._refresh()
             self._service.ready(self._status_line())
-            self._serve()
-            self._service.stopping()
-            log.info("stopping")
-            return self._undo()
+            code = 1
+            try:
+                self._serve()
+            finally:
+                code = self._undo()
+            return code
 
     def _undo(self) -> int:
+        self._service.stopping()
+        log.info("stopping")
         left = self._reconciler.stop()
         self._events.flush()
         for error in left.errors:
