@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -73,8 +73,8 @@ class KernelOracle(Protocol):
         """The interface by which the best route for `address` leaves, the default route not counted; 0
         where there is none."""
 
-    def neighbor(self, address: bytes) -> int:
-        """The interface on which the kernel's neighbor table holds `address` in a valid state, or 0."""
+    def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
+        """The one of `ports` on which the kernel's neighbor table holds `address` in a valid state, or 0."""
 
 
 class NeighborInfo(NamedTuple):
@@ -747,7 +747,7 @@ class RouteEngine:
             self._settle(pending, seen, now)
             return Verdict.HEARD
         candidate = pending.candidate
-        held = self._kernel.neighbor(address) if candidate is not None else 0
+        held = self._kernel.neighbor(address, self._ports) if candidate is not None else 0
         if candidate is not None and candidate.port is not port and held == port.ifindex:
             self._tell_claim(candidate, port)
             self._settle(pending, seen, now)
@@ -773,7 +773,7 @@ class RouteEngine:
         return self._held_elsewhere(port, address)
 
     def _held_elsewhere(self, port: _Attached, address: bytes) -> bool:
-        held = self._kernel.neighbor(address)
+        held = self._kernel.neighbor(address, self._ports)
         return held != port.ifindex and held in self._ports
 
     def _check_claim(self, seen: _Sighting, now: float) -> Verdict:

@@ -16,7 +16,7 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv6Network
 from typing import Final
 
@@ -55,9 +55,9 @@ class Kernel:
         del address, table
         return 0
 
-    def neighbor(self, address: bytes) -> int:
+    def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
         """No neighbor."""
-        del address
+        del address, ports
         return 0
 
 

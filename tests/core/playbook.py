@@ -6,6 +6,7 @@ Ports: `U` upstream (1), `D` and `E` downstream (2, 3).  The kernel is a pair of
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any
@@ -60,8 +61,9 @@ class Kernel:
         assert table == 254
         return self.routes.get(address, 0)
 
-    def neighbor(self, address: bytes) -> int:
-        return self.neighbors.get(address, 0)
+    def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
+        found = self.neighbors.get(address, 0)
+        return found if found in ports else 0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
@@ -144,8 +144,9 @@ class FakeKernel:
         found = [route for route in self.routes if (route.address, route.table) == (address, table)]
         return found[0].ifindex if found else 0
 
-    def neighbor(self, address: bytes) -> int:
+    def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
         assert len(address) == 16
+        assert all(ports)
         return 0  # this host talks to nobody
 
     def close(self) -> None:
