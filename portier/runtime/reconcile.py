@@ -39,7 +39,8 @@ _FILE_SETTLES: Final = 0.15  # after the last one, as long as they do not go on
 _FILE_WAITS: Final = 1.0
 _SETTLES: Final = 0.03
 _SPACING: Final = 0.1  # between rounds, however many hints there are
-_SHARE: Final = 4  # and as often as the last round took, so that rounds take a fifth of a CPU at most
+_SHARE: Final = 4  # and as often as the last round took, so that rounds take a fifth of a CPU at most,
+_SPACING_MOST: Final = 1.0  # but never so much that a long round makes the next one late
 _RETRY_FIRST: Final = 0.2
 _RETRY_MOST: Final = 60.0
 _RESYNC: Final = 60.0  # hints get lost, and some changes give none
@@ -389,7 +390,7 @@ class Reconciler:
 
     def _due(self) -> float:
         """When the next round is due.  Call with the flag held."""
-        if self._questions or self._stopping:
+        if self._questions or self._asked or self._stopping:
             return -math.inf
         timer = min(self._retry_at, self._resync_at, self._memory.deadline)
         hinted = min((due for _, due in self._reasons.values()), default=math.inf)
@@ -426,7 +427,7 @@ class Reconciler:
     def _retry(self, *, failed: bool, reasons: set[str]) -> None:
         now = self._clock()
         self._resync_at = now + _RESYNC
-        self._earliest = now + max(_SPACING, self.last.seconds * _SHARE)
+        self._earliest = now + min(max(_SPACING, self.last.seconds * _SHARE), _SPACING_MOST)
         if not failed:
             self._retry_at, self._retry_after = math.inf, _RETRY_FIRST
             return

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from portier.core.model import Config, Event, EventKind, Group, HostRoute, PolicyRule, Routes, Rule, Snapshot
 from portier.errors import ConfigError, KernelError, Problem
 from portier.runtime import reconcile
-from portier.runtime.reconcile import Reconciler
+from portier.runtime.reconcile import Reconciler, Round
 from tests.fakes import FakeClock, FakeKernel, FakeRecord, FakeWorkers
 
 GUESTS = Group(name="guests", upstream=("eth0",), downstream=("tap-*",))
@@ -582,6 +582,19 @@ def test_next_round_is_due(world: World) -> None:
         reconciler._reasons.clear()
     reconciler.wake("file")
     assert reconciler._due() > world.clock() + 0.1, "a file may be half written"
+
+
+def test_rounds_are_apart_but_never_long(world: World) -> None:
+    """Between rounds there is some time, more where they are expensive, but a round that took long because
+    it had much to do does not keep the next waiting; and who asks for a reload never waits for that."""
+    reconciler = world.reconciler
+    for seconds, apart in ((0.001, 0.1), (0.1, 0.4), (30.0, 1.0)):
+        reconciler.last = Round(seconds=seconds)
+        reconciler._retry(failed=False, reasons=set())
+        reconciler.wake("link")
+        assert reconciler._due() == pytest.approx(world.clock() + apart)
+    reconciler.ask_reload()
+    assert reconciler._due() < world.clock()
 
 
 def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
