@@ -89,6 +89,7 @@ class Daemon:
         self._refresh_at = math.inf
         self._refreshed = -math.inf
         self._round_seen = 0
+        self._applied = 0  # generation of the configuration
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -156,7 +157,7 @@ class Daemon:
         while True:
             now = time.monotonic()
             if watchdog and now >= alive_at:
-                if not self._hangs():
+                if not self._reconciler.hangs(watchdog):
                     self._service.alive()
                 alive_at = now + watchdog
             if now >= self._refresh_at:
@@ -186,16 +187,14 @@ class Daemon:
             for line in self._summary():
                 log.info("%s", line)
 
-    def _hangs(self) -> bool:
-        """Whether the reconciler has been at one round for longer than the watchdog allows."""
-        since, limit = self._reconciler.busy_since, self._service.watchdog
-        return since is not None and limit is not None and time.monotonic() - since > limit
-
     def _refresh(self) -> None:
         """Tell the service manager and the log how things stand, when that has changed."""
         self._round_seen = self._reconciler.rounds
         self._refreshed, self._refresh_at = time.monotonic(), math.inf
-        self._apply_settings(self._reconciler.settings.config)
+        settings = self._reconciler.settings
+        if settings.generation != self._applied:
+            self._applied = settings.generation
+            self._apply(settings.config)
         problems = tuple(self._find_problems(self._supervisor.status()))
         if problems != self._problems:
             for problem in problems:
@@ -206,7 +205,8 @@ class Daemon:
             self._problems = problems
         self._service.status(self._status_line())
 
-    def _apply_settings(self, config: Config) -> None:
+    def _apply(self, config: Config) -> None:
+        """What the configuration says of the process itself."""
         logs.configure(config.log_level, config.log_format)
         self._control.set_group(group_id(config.control_group))
 

@@ -48,7 +48,8 @@ _PASSES: Final = 4  # doing what the last pass uncovered, before the rest is lef
 _FOR_WORKERS: Final = (plan.StartWorker, plan.UpdateWorker, plan.StopWorker)
 _STALE: Final = 1.0  # seconds for which a recorded route must be gone before it is struck off
 _REPAIRS: Final = 4096  # host routes whose repairs are counted
-_LOGGED_STEPS: Final = 20  # a round; the rest as a count
+_MINUTE: Final = 60.0
+_LINES: Final = 120  # of the log, a minute, for steps and errors; the rest as a count
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +230,9 @@ class Reconciler:
         self._foreign: set[HostRoute] = set()
         self._stale: dict[HostRoute, float] = {}
         self._repairs: dict[HostRoute, int] = {}
+        self._minute = -math.inf
+        self._said = 0
+        self._unsaid = 0
 
         self._flag = threading.Condition()
         self._reasons: dict[str, tuple[float, float]] = {}  # -> when it was first given, when it is due
@@ -240,6 +244,7 @@ class Reconciler:
         self._retry_after = _RETRY_FIRST
         self._resync_at = math.inf
         self._thread: threading.Thread | None = None
+        self._busy_since: float | None = None
 
     # -- from any thread
 
@@ -294,12 +299,12 @@ class Reconciler:
             self._thread.join()
         return self.last
 
-    @property
-    def busy_since(self) -> float | None:
-        """When the round under way began, None between rounds."""
-        return self._busy_since
-
-    _busy_since: float | None = None
+    def hangs(self, patience: float) -> bool:
+        """Whether the loop has ended, or been at one round for more than ``patience`` seconds."""
+        if self._thread is None or not self._thread.is_alive():
+            return True
+        since = self._busy_since
+        return since is not None and self._clock() - since > patience
 
     # -- the configuration
 
@@ -640,18 +645,28 @@ class Reconciler:
         self._emit(Event(kind=kind, text=text, group=group, port=port))
 
     def _tell(self, result: Round) -> None:
-        for step in result.steps[:_LOGGED_STEPS]:
-            log.info("%s", step)
-        if len(result.steps) > _LOGGED_STEPS:
-            log.info("and %d more steps", len(result.steps) - _LOGGED_STEPS)
+        now = self._clock()
+        if now - self._minute >= _MINUTE:
+            if self._unsaid:
+                log.info("and %d more steps and errors, not shown", self._unsaid)
+            self._minute, self._said, self._unsaid = now, 0, 0
+        for step in result.steps:
+            self._say(logging.INFO, step)
         if result.errors != self.last.errors:
-            for error in result.errors[:_LOGGED_STEPS]:
-                log.warning("%s", error)
+            for error in result.errors:
+                self._say(logging.WARNING, error)
             if not result.errors:
-                log.info("nothing is left to do")
+                self._say(logging.INFO, "nothing is left to do")
         self.rounds += 1
         self.last = result
         self._after()
+
+    def _say(self, level: int, line: object) -> None:
+        if self._said < _LINES:
+            self._said += 1
+            log.log(level, "%s", line)
+        else:
+            self._unsaid += 1
 
     def _tell_ports(self, old: Report, new: Report) -> None:
         """Events for the ports that are not as they were."""

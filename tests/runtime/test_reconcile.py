@@ -584,6 +584,37 @@ def test_next_round_is_due(world: World) -> None:
     assert reconciler._due() > world.clock() + 0.1, "a file may be half written"
 
 
+def test_steps_are_logged_within_bounds(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A storm of steps makes so many lines a minute, and a count."""
+    for number in range(100):
+        world.kernel.add_link(f"tap-b{number}")
+    with caplog.at_level(logging.INFO, logger="portier.runtime.reconcile"):
+        steps = len(world.round())
+        assert len(caplog.messages) == 120
+        world.clock.advance(60.0)
+        world.round()
+    assert caplog.messages[-1] == f"and {steps - 120} more steps and errors, not shown"
+
+
+def test_loop_that_hangs_is_noticed(live: World) -> None:
+    """The watchdog is told the truth: a loop that is stuck in a round, or has ended, hangs."""
+    assert not live.reconciler.hangs(5.0)
+    stuck = threading.Event()
+    inner = live.workers.learned
+
+    def learned() -> frozenset[HostRoute]:
+        stuck.wait(20)
+        return inner()
+
+    live.workers.learned = learned  # type: ignore[method-assign]
+    live.reconciler.wake("link")
+    until(lambda: live.reconciler.hangs(0.05))
+    stuck.set()
+    until(lambda: not live.reconciler.hangs(0.05))
+    live.reconciler.stop()
+    assert live.reconciler.hangs(5.0)
+
+
 def test_rounds_are_apart_but_never_long(world: World) -> None:
     """Between rounds there is some time, more where they are expensive, but a round that took long because
     it had much to do does not keep the next waiting; and who asks for a reload never waits for that."""
