@@ -744,9 +744,10 @@ class Portier:
         return status
 
     def group(self, name: str | None = None) -> dict[str, Any]:
-        """One group of the status: the named one, or the only one."""
+        """One group of the status: the named one, or the only one; an empty one until it is there."""
         groups: list[dict[str, Any]] = self.status()["groups"]
-        return next(group for group in groups if name is None or group["name"] == name)
+        empty: dict[str, Any] = {"name": name, "ports": [], "live": [], "counters": {}, "rules": 0}
+        return next((group for group in groups if name is None or group["name"] == name), empty)
 
     def ports(self, group: str | None = None) -> dict[str, str]:
         """Interface to state, in one group."""

@@ -205,6 +205,8 @@ def test_second_upstream_candidate_takes_over(lab: Lab) -> None:
     lab.link(backup, "eth0", scene.p, "eth1")
     backup.add("eth0", f"{NET}b/64")
     scene.p.add("eth1", f"{NET}3/64")
+    # Else the kernel goes on to send by the route whose carrier is gone.
+    scene.p.sysctl("net/ipv6/conf/eth0/ignore_routes_with_linkdown", 1)
     portier = scene.start(config(upstream="[eth0, eth1]"))
     assert portier.group()["upstream"]["active"] == "eth0"
     reached(scene)

@@ -45,7 +45,9 @@ def test_prefix_by_address(scene: Scene) -> None:
     p.ip(f"addr change {OLD}2/64 dev eth0 valid_lft 1000 preferred_lft 0")
     scene.u.ip("neigh flush all")
     assert scene.u.ping(f"{OLD}11"), "deprecated is not gone"
+    # A route with a lifetime outlives its address, so that it takes both to be gone.
     p.ip(f"addr del {OLD}2/64 dev eth0")
+    p.ip(f"-6 route del {OLD}/64 dev eth0")
     wait_for(lambda: live(scene).get(f"{OLD}/64") is not None, 2, "in its grace time")
     wait_for(lambda: set(live(scene)) == {f"{NEW}/64"}, 6, "only the new prefix")
     scene.u.inject("eth0", solicit(scene.u, f"{OLD}11"))

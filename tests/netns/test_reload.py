@@ -92,8 +92,7 @@ def test_edit_without_watching(lab: Lab, way: Callable[[Portier, str], None]) ->
 def test_drop_in_comes_and_goes(lab: Lab) -> None:
     """Files in the drop-in directory join and leave, the directory itself included."""
     scene = vps(lab)
-    portier = scene.start(config(downstream="tap1"))
-    portier_ports = {"eth0", "tap1"}
+    portier = lab.portier(config(downstream="tap1"), on=scene.p)
     directory = portier.config.with_suffix(".d")
     text = config(name="more", upstream="", downstream="tap2")
     for _ in range(2):
@@ -103,7 +102,7 @@ def test_drop_in_comes_and_goes(lab: Lab) -> None:
         portier.wait_ports("tap2", group="more")
         shutil.rmtree(directory)
         wait_for(lambda: len(portier.status()["groups"]) == 1, 5, "the drop-in's group gone")
-    portier.wait_ports(*portier_ports)
+    portier.wait_ports("eth0", "tap1")
 
 
 BROKEN = {
@@ -210,7 +209,7 @@ def outcome(process: subprocess.Popen[str]) -> dict[str, int]:
 
 
 def test_untouched_group_loses_nothing(lab: Lab, generator: Path) -> None:
-    """While 10,000 rules of another group are reloaded, twice, a group that was not touched answers every
+    """While 10,000 rules of another group are reloaded, a group that was not touched answers every
     one of 10,000 solicitations a second, and keeps its neighbors."""
     scene = vps(lab)
     mine = config(downstream="tap1", extra=PACED)
@@ -227,18 +226,16 @@ def test_untouched_group_loses_nothing(lab: Lab, generator: Path) -> None:
 
     sender = generate(scene.u, generator, *asking, "--rate", "10000", "--seconds", "10")
     time.sleep(1)
-    took = []
-    for salt in (2, 3):
-        generation, begin = portier.generation(), time.monotonic()
-        portier.write(mine + many_rules(10_000, salt))
-        wait_for(lambda generation=generation: portier.generation() > generation, 30, "taken")  # type: ignore[misc]
-        took.append(time.monotonic() - begin)
+    generation, begin = portier.generation(), time.monotonic()
+    portier.write(mine + many_rules(10_000, 2))
+    wait_for(lambda: portier.generation() > generation, 30, "taken", interval=0.2)
+    took = time.monotonic() - begin
     result = outcome(sender)
 
-    assert sum(took) < 9, f"the reloads must lie within the flood: {took}"
+    assert took < 9, f"the reload must lie within the flood, and took {took} s"
     assert result["sent"] >= 90_000, result
     drops = sum(port["drops"] for port in portier.group("lan")["ports"])
-    assert result["answered"] == result["sent"], f"{result}, socket drops {drops}, reloads took {took}"
+    assert result["answered"] == result["sent"], f"{result}, socket drops {drops}, the reload took {took} s"
     assert len(portier.neighbors()) == known
 
 
