@@ -1,6 +1,7 @@
 """`portier check`: every error of the configuration, or what the configuration means.
 
-Puts a checked Config into words, group by group; whether it is right has been decided in portier.config.
+Puts a checked Config into words, group by group; whether it is right has been decided in portier.config,
+and what this machine makes of it is for portier.core.plan to say.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Any
 
 from portier import config
 from portier.cli import exits, text
+from portier.core import plan
 from portier.core.model import Answer, Config, Group, HostPattern, Live, Mode, Rule
-from portier.errors import ConfigError
+from portier.errors import ConfigError, PortierError
+from portier.system.kernel import Kernel
+from portier.system.record import Record
 
 _MEANINGS = {
     Answer.RESOLVE: "asked for behind, answered when the host answers (resolve)",
@@ -43,7 +47,11 @@ def run(options: argparse.Namespace) -> int:
             json.dump({"version": 1, "valid": False, "errors": errors}, sys.stdout, indent=2)
             print()
         raise
-    warnings = [*map(str, loaded.warnings), *machine_warnings(loaded.config)]
+    warnings = [
+        *map(str, loaded.warnings),
+        *kernel_warnings(loaded.config, options.runtime_dir),
+        *limit_warnings(loaded.config),
+    ]
     if options.json:
         answer = {
             "version": 1,
@@ -167,8 +175,22 @@ def _scalar(value: Any) -> str:
     return made if isinstance(made, str) else json.dumps(made)
 
 
-def machine_warnings(config: Config) -> Iterator[str]:
-    """What on this very machine would keep the configuration from working as it says."""
+def kernel_warnings(config: Config, runtime_dir: Path) -> Iterator[str]:
+    """What the links, addresses and routes of this very machine make of the configuration.  A group whose
+    upstream is not usable here is passed over: the file may be meant for another machine."""
+    try:
+        with Record(runtime_dir) as record, Kernel(record) as kernel:
+            snapshot = kernel.snapshot()
+    except (PortierError, OSError):
+        return  # no right to look, then
+    _, report, _ = plan.desired(config, snapshot, plan.Memory(), now=0.0)
+    for of in report.groups:
+        if of.active is not None:
+            yield from (f"group {of.group.name}: {warning}" for warning in of.warnings)
+
+
+def limit_warnings(config: Config) -> Iterator[str]:
+    """Where the kernel keeps fewer neighbors than the configuration allows."""
     try:
         most = int(_GC_THRESH3.read_text(encoding="ascii"))
     except (OSError, ValueError):

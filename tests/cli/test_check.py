@@ -175,10 +175,10 @@ def test_neighbor_limit_of_the_kernel(tmp_path: Path, monkeypatch: pytest.Monkey
     limit = tmp_path / "gc_thresh3"
     limit.write_text("1024\n", encoding="ascii")
     monkeypatch.setattr(check, "_GC_THRESH3", limit)
-    (warning,) = check.machine_warnings(loaded)
+    (warning,) = check.limit_warnings(loaded)
     assert "sysctl -w net.ipv6.neigh.default.gc_thresh3=8192" in warning
     limit.write_text("100000\n", encoding="ascii")
-    assert not list(check.machine_warnings(loaded))
+    assert not list(check.limit_warnings(loaded))
 
 
 def test_schema_is_printed_as_shipped(portier: Portier) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,25 @@ def test_after_a_kill(scene: Scene) -> None:
     assert done.returncode == 0, done.stderr
     assert f"- route {guest(1)}/128 dev tap1" in done.stdout.splitlines()
     assert portier.cli("cleanup").stdout == "nothing to clean up\n"
+
+
+def test_check_knows_the_machine(scene: Scene) -> None:
+    """An `always` rule that overlaps what is on-link upstream, here, is a warning of check; on a machine
+    without that upstream it is none."""
+    scene.portier.write(config(f"[{{allow: '{NET}/80', answer: always}}]"))
+    here = scene.portier.cli("check")
+    assert here.returncode == 0, here.stderr
+    assert "group lan: `always` for 2001:db8:7::/80 overlaps 2001:db8:7::/64" in " ".join(here.stdout.split())
+    elsewhere = scene.u.run(
+        [sys.executable, "-m", "portier", "check", "-c", str(scene.portier.config)], timeout=60
+    )
+    assert "overlaps" in elsewhere.stdout  # it has an eth0 in that prefix as well
+    scene.u.ip("link set eth0 name wan0")
+    elsewhere = scene.u.run(
+        [sys.executable, "-m", "portier", "check", "-c", str(scene.portier.config)], timeout=60
+    )
+    assert elsewhere.returncode == 0
+    assert "overlaps" not in elsewhere.stdout
 
 
 def test_broken_config_at_start(lab: Lab) -> None:
