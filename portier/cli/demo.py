@@ -138,7 +138,7 @@ def _build(lab: Lab) -> tuple[Node, Node, Node]:
     lab.address(vm, "eth0", f"{_VM}/64")
     lab.address(container, "eth0", f"{_CONTAINER}/64")
     lab.default_route(here, _ROUTER)
-    lab.settle(15)
+    lab.settle(25)
     return router, vm, container
 
 

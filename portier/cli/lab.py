@@ -29,6 +29,8 @@ from portier.errors import Refused
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 _IFA_F_TENTATIVE = 0x40
+_IFF_LOOPBACK, _IFF_RUNNING = 0x8, 0x40
+_SCOPE_LINK = 253
 _ECHO_REQUEST, _ECHO_REPLY = 128, 129
 _NTF_PROXY = 0x08
 
@@ -128,16 +130,31 @@ class Lab:
         return found[0]
 
     def settle(self, seconds: float) -> None:
-        """Wait until every address of every node is known to be unique."""
+        """Wait until every cable carries and every address is known to be unique.  Both take the kernel a
+        second or two, and longer on a machine that is busy with other namespaces."""
         deadline = time.monotonic() + seconds
         for node in self._open.values():
-            while any(
-                int(address.get_attr("IFA_FLAGS") or 0) & _IFA_F_TENTATIVE
-                for address in self.netlink(node).get_addr(family=socket.AF_INET6)
-            ):
+            while not self._settled(node):
                 if time.monotonic() > deadline:
-                    raise Refused(f"the addresses of {node.name} did not settle within {seconds:g} s")
+                    raise Refused(f"the links of {node.name} are not ready after {seconds:g} s: try again")
                 time.sleep(0.05)
+
+    def _settled(self, node: Node) -> bool:
+        netlink = self.netlink(node)
+        unaddressed = set()
+        for link in netlink.get_links():
+            if link["flags"] & _IFF_LOOPBACK:
+                continue
+            if not link["flags"] & _IFF_RUNNING:
+                return False
+            if link.get_attr("IFLA_MASTER") is None:
+                unaddressed.add(link["index"])
+        for address in netlink.get_addr(family=socket.AF_INET6):
+            if int(address.get_attr("IFA_FLAGS") or 0) & _IFA_F_TENTATIVE:
+                return False
+            if address["scope"] == _SCOPE_LINK:
+                unaddressed.discard(address["index"])
+        return not unaddressed
 
     def ping(self, node: Node, target: str, seconds: float) -> float | None:
         """Ping ``target`` from a node, again every half a second, for at most ``seconds``.  The time from
