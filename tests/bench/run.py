@@ -387,6 +387,13 @@ def reconcile(bench: Bench) -> None:
             stdin="".join(f"link set {name} up\n" for name in [*names, "other"]),
             timeout=300,
         )
+
+        def usable() -> bool:
+            shown = proxy.run(["ip", "-6", "-o", "addr", "show", "scope", "link"]).stdout.splitlines()
+            return len(shown) > len(names)
+
+        # The kernel takes its time to look at so many new links (fifty a second, once it is behind).
+        wait_for(usable, 120, "link-local addresses", interval=0.5)
         lines = ["version: 1", "groups:"]
         for i in range(scale.groups):
             rules = ", ".join(f'"2001:db8:{i:x}:{j:x}::/64"' for j in range(scale.rules))
