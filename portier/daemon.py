@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import gc
 import ipaddress
 import logging
 import math
@@ -53,6 +54,9 @@ EXIT_NOT_PERMITTED: Final = 77
 EXIT_CONFIG: Final = 78
 
 _SWITCH_INTERVAL: Final = 0.0002  # seconds; packet threads share the interpreter with everything else
+# A full collection stops every thread for as long as it takes to walk all objects: seldom, then, and
+# without those that live as long as the process.  Little here is cyclic.
+_COLLECTIONS: Final = (50_000, 20, 1_000)
 _DESCRIPTORS: Final = 65536  # a group takes about six
 _PLACE: Final = b"\0portier"  # abstract sockets are per network namespace, as a daemon is
 _FIRST_ROUND: Final = 60.0  # seconds until readiness is told even if the first round is still busy
@@ -96,6 +100,7 @@ class Daemon:
     def run(self) -> int:
         """Start, serve until told to stop, stop and undo everything."""
         sys.setswitchinterval(_SWITCH_INTERVAL)
+        gc.set_threshold(*_COLLECTIONS)
         loaded = self._load()
         _require_rights()
         _raise_descriptors()
