@@ -320,12 +320,12 @@ class Port(NamedTuple):
 class Bound:
     """A group tied to the ports it has now: all that a worker needs to know.  ``live`` are the prefixes
     that ``upstream`` stands for at the moment, those within their grace time among them;
-    ``next_hops`` the global gateways of the kernel's routes."""
+    ``next_hops`` the global gateways of the kernel's routes, each with the interface its route leaves by."""
 
     group: Group
     ports: tuple[Port, ...] = ()
     live: tuple[Network, ...] = ()
-    next_hops: frozenset[bytes] = frozenset()
+    next_hops: frozenset[tuple[bytes, int]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

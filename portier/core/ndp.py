@@ -63,8 +63,9 @@ class Message(NamedTuple):
     """A valid Neighbor Discovery message.
 
     ``flags`` is the first octet after the checksum: R, S and O of an advertisement.  ``link_layer`` is the
-    source option of a solicitation or the target option of an advertisement, ``nonce`` that of RFC 3971
-    section 5.3.2; both b"" when absent.  ``target`` is b"" in messages that have none.
+    source option of a solicitation or of a router's advertisement, or the target option of an advertisement;
+    ``nonce`` that of RFC 3971 section 5.3.2; both b"" when absent.  ``target`` is b"" in messages that have
+    none.
     """
 
     type: int
@@ -141,7 +142,7 @@ def parse(frame: bytes) -> Message | Verdict:
             return Verdict.BAD_FLAGS
         link_layer = target_option
     else:
-        target = link_layer = b""
+        target, link_layer = b"", source_option
     return Message(kind, to_mac, from_mac, source, destination, frame[ICMPV6 + 4], target, link_layer, nonce)
 
 

@@ -43,11 +43,13 @@ class Neighbor:
     said anything; ``due`` when it next needs attention; ``probes`` how many unanswered unicast probes are
     out; ``ready`` until when it is answered for without a second look, with ``flags``;
     ``override`` the O flag of its last advertisement, None when it never sent one: a proxy's O=0
-    gives way to the host itself (RFC 4861 section 7.2.8).
+    gives way to the host itself (RFC 4861 section 7.2.8).  ``moved`` is when it last moved; until
+    ``verify_until`` an answer from one of the ``asked`` interfaces may still be to what found it.
     """
 
     __slots__ = (
         "address",
+        "asked",
         "backstop",
         "claim",
         "confirmed",
@@ -57,6 +59,7 @@ class Neighbor:
         "ifindex",
         "learned",
         "mac",
+        "moved",
         "override",
         "probes",
         "queued",
@@ -87,7 +90,9 @@ class Neighbor:
         self.claim: Claim | None = None
         self.route: HostRoute | None = None
         self.route_state = RouteState.NONE
+        self.moved = 0.0
         self.verify_until = 0.0
+        self.asked: frozenset[int] = frozenset()
 
 
 class Share:
@@ -118,24 +123,49 @@ class NeighborTable:
     def __init__(self) -> None:
         self.by_address: dict[bytes, Neighbor] = {}
         self._ports: dict[int, Share] = {}
-        self._hosts: dict[bytes, dict[bytes, Neighbor]] = {}
+        self._hosts: dict[tuple[int, bytes], dict[bytes, Neighbor]] = {}
 
     def __len__(self) -> int:
         return len(self.by_address)
 
-    def make_room(self, ifindex: int, mac: bytes, limits: Limits) -> list[Neighbor]:
-        """Who must go before one more entry for this port and link-layer address fits.  They are still in
-        the table: the caller removes them."""
-        host = self._hosts.get(mac)
-        if host is not None and len(host) >= limits.per_host:
+    def make_room(
+        self, ifindex: int, mac: bytes, limits: Limits, moving: Neighbor | None = None
+    ) -> list[Neighbor]:
+        """Who must go before one more entry for this port and link-layer address fits, or before `moving`
+        gets there.  They are still in the table: the caller removes them."""
+        host = self._hosts.get((ifindex, mac), {})
+        if len(host) >= limits.per_host and (moving is None or moving.address not in host):
             return [min(host.values(), key=_kept)]
         share = self._ports.get(ifindex)
-        if share is not None and len(share) >= limits.per_port:
+        if (
+            share is not None
+            and len(share) >= limits.per_port
+            and (moving is None or moving.ifindex != ifindex)
+        ):
             return [share.oldest()]
-        if len(self.by_address) >= limits.neighbors:
-            # The largest share pays, so that a flood on one port never empties another's.
-            return [max(self._ports.values(), key=len).oldest()]
+        if len(self.by_address) >= limits.neighbors and moving is None:
+            return [self._largest().oldest()]
         return []
+
+    def excess(self, limits: Limits) -> Neighbor | None:
+        """Somebody who is too many by `limits`, which may be new."""
+        if len(self.by_address) > limits.neighbors:
+            return self._largest().oldest()
+        for share in self._ports.values():
+            if len(share) > limits.per_port:
+                return share.oldest()
+        for host in self._hosts.values():
+            if len(host) > limits.per_host:
+                return min(host.values(), key=_kept)
+        return None
+
+    def _largest(self) -> Share:
+        # The largest share pays, so that a flood on one port never empties another's.
+        return max(self._ports.values(), key=len)
+
+    def of_host(self, ifindex: int, mac: bytes) -> list[Neighbor]:
+        """The entries of one link-layer address on a port."""
+        return list(self._hosts.get((ifindex, mac), {}).values())
 
     def add(self, entry: Neighbor) -> None:
         """Put an entry in; its address must not be in the table."""
@@ -173,7 +203,7 @@ class NeighborTable:
         if share is None:
             share = self._ports[entry.ifindex] = Share()
         (share.confirmed if entry.confirmed else share.unconfirmed)[entry.address] = entry
-        self._hosts.setdefault(entry.mac, {})[entry.address] = entry
+        self._hosts.setdefault((entry.ifindex, entry.mac), {})[entry.address] = entry
 
     def _leave(self, entry: Neighbor) -> None:
         share = self._ports[entry.ifindex]
@@ -181,7 +211,8 @@ class NeighborTable:
         share.unconfirmed.pop(entry.address, None)
         if not len(share):
             del self._ports[entry.ifindex]
-        host = self._hosts[entry.mac]
+        key = (entry.ifindex, entry.mac)
+        host = self._hosts[key]
         del host[entry.address]
         if not host:
-            del self._hosts[entry.mac]
+            del self._hosts[key]

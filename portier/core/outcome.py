@@ -58,22 +58,21 @@ class Verdict(enum.IntEnum):
     PORT_LIMIT = 23, "port-limit", True
     SOURCE_LIMIT = 24, "source-limit", True
     ROUTE_LIMIT = 25, "route-limit", True
-    TABLE_FULL = 26, "table-full", True
     # The kernel says no.
-    ROUTE_FAILED = 27, "route-failed", True
-    NO_SOURCE = 28, "no-source-address", True  # the port has no address to speak from
+    ROUTE_FAILED = 26, "route-failed", True
+    NO_SOURCE = 27, "no-source-address", True  # the port has no address to speak from
     # The message is invalid (RFC 4861 sections 6.1, 7.1 and 8.1; RFC 6980).
-    TRUNCATED = 29, "truncated", True
-    BAD_HOP_LIMIT = 30, "bad-hop-limit", True
-    BAD_CHECKSUM = 31, "bad-checksum", True
-    BAD_CODE = 32, "bad-code", True
-    BAD_OPTION = 33, "bad-option", True
-    BAD_TARGET = 34, "bad-target", True
-    BAD_SOURCE = 35, "bad-source", True
-    BAD_DESTINATION = 36, "bad-destination", True
-    BAD_FLAGS = 37, "bad-flags", True
-    FRAGMENTED = 38, "fragmented", True
-    NOT_ND = 39, "not-nd", True
+    TRUNCATED = 28, "truncated", True
+    BAD_HOP_LIMIT = 29, "bad-hop-limit", True
+    BAD_CHECKSUM = 30, "bad-checksum", True
+    BAD_CODE = 31, "bad-code", True
+    BAD_OPTION = 32, "bad-option", True
+    BAD_TARGET = 33, "bad-target", True
+    BAD_SOURCE = 34, "bad-source", True
+    BAD_DESTINATION = 35, "bad-destination", True
+    BAD_FLAGS = 36, "bad-flags", True
+    FRAGMENTED = 37, "fragmented", True
+    NOT_ND = 38, "not-nd", True
 
 
 class AddRoute(NamedTuple):

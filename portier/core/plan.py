@@ -106,7 +106,7 @@ class _Routes(NamedTuple):
 
     made_of: tuple[KernelRoute, ...] = ()
     by_link: Mapping[int, _Out] = {}
-    next_hops: frozenset[bytes] = frozenset()
+    next_hops: frozenset[tuple[bytes, int]] = frozenset()
 
 
 class _Binding(NamedTuple):
@@ -417,7 +417,7 @@ def _index_routes(routes: tuple[KernelRoute, ...]) -> _Routes:
     next_hops = set()
     for destination, length, ifindex, gateway, _table, _metric, _protocol in routes:
         if gateway is not None and _global(gateway):
-            next_hops.add(gateway)
+            next_hops.add((gateway, ifindex))
         if not length or not _global(destination):
             continue
         if gateway is None:

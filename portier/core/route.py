@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, Protocol
@@ -46,8 +47,11 @@ _CONTEST_INTERVAL: Final = 0.25
 # RFC 4861 section 7.2.2 wants a small queue; each asker is one who waits for the same target.
 _ASKERS_PER_TARGET: Final = 16
 # Bounds on memories that have no limit of their own in the configuration.
-_ASKERS_PER_PORT: Final = 4096
+_ASKERS_PER_PORT: Final = 1024
 _SOURCES: Final = 4096
+_NONCE: Final = 32  # octets of a nonce that are remembered
+# Timers that nobody waits for any more are cleared away when there are this many, or four times the live.
+_STALE_TIMERS: Final = 1024
 # So that a tick over many hosts never keeps frames waiting.
 _TICK_BATCH: Final = 128
 
@@ -55,6 +59,9 @@ _TICK_BATCH: Final = 128
 _PLAIN: Final = bytes.fromhex("86dd6000000000203aff")
 _PLAIN_LENGTH: Final = ndp.OPTIONS + 8
 _SOLICITATION: Final = b"\x87\0"
+
+# Verdicts with which an answer goes out; it is held back if the kernel refuses the route once more.
+_SAID: Final = frozenset({Verdict.ANSWERED, Verdict.ROUTE_FAILED})
 
 _tuple_new = tuple.__new__
 
@@ -124,9 +131,10 @@ class _Timed:
 class _Pending(_Timed):
     """A target that is being asked for.
 
-    ``asked`` are the ports it was asked for on, ``askers`` those who wait, ``wanted`` whether the host's
-    own traffic does.  ``checked`` means that the upstream has a say before a downstream is believed, and
-    ``candidate`` is the downstream that answered meanwhile.
+    ``origin`` is the port on whose behalf, ``asked`` are the ports it was asked for on, ``askers`` those who
+    wait, ``wanted`` whether the host's own traffic does.  ``checked`` means that others have a say before a
+    downstream is believed, ``held`` the port on which the kernel's neighbor table has the target, and
+    ``candidate`` is the downstream that spoke up meanwhile, ``proven`` when it answered us.
     """
 
     __slots__ = (
@@ -134,6 +142,8 @@ class _Pending(_Timed):
         "askers",
         "candidate",
         "checked",
+        "held",
+        "origin",
         "proven",
         "rule",
         "settle_at",
@@ -142,39 +152,54 @@ class _Pending(_Timed):
         "wanted",
     )
 
-    def __init__(self, target: bytes, rule: CompiledRule) -> None:
+    def __init__(self, target: bytes, rule: CompiledRule, origin: int) -> None:
         super().__init__()
         self.target = target
         self.rule = rule
+        self.origin = origin
         self.asked: set[int] = set()
         self.askers: list[_Asker] = []
         self.wanted = False
         self.tries = 0
         self.checked = False
+        self.held = 0
         self.candidate: _Sighting | None = None
         self.proven = False
         self.settle_at = 0.0
 
 
 class _Probe(_Timed):
-    """A DAD probe of a host that is not known: without objection within RetransTimer the host is."""
+    """DAD probes for an address: who is to be told of an objection, by port, and whom to learn if there is
+    none within RetransTimer; nobody, where the address is known or two want it."""
 
-    __slots__ = ("ifindex", "mac", "target")
+    __slots__ = ("newcomer", "origin", "probers", "target")
 
-    def __init__(self, target: bytes, ifindex: int, mac: bytes) -> None:
+    def __init__(self, target: bytes, origin: int, newcomer: _Sighting | None) -> None:
         super().__init__()
         self.target = target
-        self.ifindex = ifindex
-        self.mac = mac
+        self.origin = origin
+        self.newcomer = newcomer
+        self.probers: dict[int, bytes] = {}
+
+
+class _Relayed(NamedTuple):
+    """A DAD probe that was relayed: until when that is remembered, the ports that have it, and whose it
+    was: (interface index, link-layer address)."""
+
+    until: float
+    ports: frozenset[int]
+    origin: tuple[int, bytes]
 
 
 class _Sighting(NamedTuple):
-    """An address seen on a port.  ``override`` is the O flag of an advertisement, None where the address
-    was the source of a solicitation; ``solicited`` that we had asked for it."""
+    """An address seen on a port.  ``genuine`` says that the frame came from the very link-layer address it
+    names; ``solicited`` that it answers what we asked; ``override`` is the O flag of an advertisement, None
+    where the address was the source of a solicitation or the target of a DAD probe."""
 
     port: _Attached
     address: bytes
     mac: bytes
+    genuine: bool = True
     solicited: bool = False
     override: bool | None = None
     router: bool | None = None
@@ -190,11 +215,11 @@ class _Bucket:
         self._tokens = rate
         self._at = now
 
-    def take(self, now: float) -> bool:
-        """Take one token, if there is one."""
+    def take(self, now: float, share: float = 0.0) -> bool:
+        """Take one token, if there is one beyond the `share` that is kept for others."""
         tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        if tokens < 1:
+        if tokens < 1 + share * self._rate:
             self._tokens = tokens
             return False
         self._tokens = tokens - 1
@@ -277,9 +302,10 @@ class RouteEngine:
         self._by_address = self._table.by_address
         self._pending: dict[bytes, _Pending] = {}
         self._probes: dict[bytes, _Probe] = {}
-        self._relayed: dict[tuple[bytes, bytes], tuple[float, frozenset[int]]] = {}
-        self._nobody: dict[bytes, float] = {}
-        self._sources: dict[bytes, _Bucket] = {}
+        self._relayed: dict[tuple[bytes, bytes], _Relayed] = {}
+        self._nobody: dict[bytes, tuple[float, frozenset[int]]] = {}
+        self._sources: dict[tuple[int, bytes], _Bucket] = {}
+        self._next_hops: dict[bytes, set[int]] = {}
         self._route_bucket = _Bucket(0, 0)
         self._routes: dict[HostRoute, None] = {}
         self._timers: list[tuple[float, int, Neighbor | _Pending | _Probe]] = []
@@ -315,6 +341,9 @@ class RouteEngine:
             this.reaches = (ups if group.isolate and not this.upstream else everywhere) - {index}
         self._uplink = next((attached[index] for index in ups), None)
         self._macs = frozenset(port.mac for port in bound.ports if port.mac is not None)
+        self._next_hops = {}
+        for gateway, ifindex in bound.next_hops:
+            self._next_hops.setdefault(gateway, set()).add(ifindex)
         own: dict[bytes, set[int]] = {}
         for port in bound.ports:
             for address in port.addresses:
@@ -330,43 +359,62 @@ class RouteEngine:
             self._route_bucket = _Bucket(group.limits.route_changes, now)
             self._sources.clear()
         self._plain_flags = self._flags(router=False)
-        self._recheck(rules_changed=before is None or before.group != group or before.live != bound.live)
+        if before is not None:
+            self._recheck(before)
         return self._outcome(Verdict.HEARD)
 
-    def _recheck(self, *, rules_changed: bool) -> None:
-        """Drop what no longer fits the ports and rules, and set the rest right."""
-        for entry in list(self._by_address.values()):
-            if entry.ifindex not in self._ports or entry.address in self._own:
-                self._drop(entry)
-            elif rules_changed:
-                if self._refusal(self._ports[entry.ifindex], entry.address) is not None:
+    def _recheck(self, before: Bound) -> None:
+        """Drop what no longer fits the ports, rules and limits, and set the rest right."""
+        bound = self._group_bound
+        places = {(port.ifindex, port.name, port.role) for port in bound.ports}
+        ports_changed = places != {(port.ifindex, port.name, port.role) for port in before.ports}
+        rules_changed = ports_changed or before.group != bound.group or before.live != bound.live
+        if rules_changed:
+            for entry in list(self._by_address.values()):
+                port = self._ports.get(entry.ifindex)
+                if port is None or self._barred(port, entry.address) is not None:
                     self._drop(entry)
                 else:
                     self._rerule(entry)
+        for address in (*self._own, *self._next_hops):
+            known = self._by_address.get(address)
+            if known is not None and self._barred(self._ports[known.ifindex], address) is not None:
+                self._drop(known)
+        while (excess := self._table.excess(bound.group.limits)) is not None:
+            self._drop(excess)
         for pending in list(self._pending.values()):
-            rule = self._rules.lookup(pending.target)
-            candidate = pending.candidate
-            if rule is None or not rule.allow or (candidate and candidate.port.ifindex not in self._ports):
-                del self._pending[pending.target]
-                pending.due = math.inf
-                continue
-            pending.rule = rule
-            pending.asked &= self._ports.keys()
-            pending.askers = [asker for asker in pending.askers if asker.ifindex in self._ports]
-            if candidate:
-                pending.candidate = candidate._replace(port=self._ports[candidate.port.ifindex])
+            self._recheck_pending(pending)
         for probe in list(self._probes.values()):
-            if probe.ifindex not in self._ports:
-                del self._probes[probe.target]
+            seen = probe.newcomer
+            if seen is not None:
+                place = self._ports.get(seen.port.ifindex)
+                probe.newcomer = None if place is None else seen._replace(port=place)
+
+    def _recheck_pending(self, pending: _Pending) -> None:
+        rule = self._rules.lookup(pending.target)
+        seen = pending.candidate
+        if rule is None or not rule.allow or (seen and seen.port.ifindex not in self._ports):
+            self._give_up(pending)
+            return
+        pending.rule = rule
+        pending.asked &= self._ports.keys()
+        pending.askers = [asker for asker in pending.askers if asker.ifindex in self._ports]
+        if seen:
+            pending.candidate = seen._replace(port=self._ports[seen.port.ifindex])
 
     def _rerule(self, entry: Neighbor) -> None:
-        wanted = self._route_for(entry.address, entry.ifindex)
-        if wanted != entry.route:
-            if entry.route is not None:
-                self._routes.pop(entry.route, None)
-                self._effects.append(RemoveRoute(entry.route))
-            entry.route = wanted
-            entry.route_state = RouteState.NONE if wanted is None else RouteState.MISSING
+        """Routes, flags and askers of a host may be others now."""
+        old, new = entry.route, self._route_for(entry.address, entry.ifindex)
+        if new != old:
+            entry.route = new
+            if new is not None:
+                self._routes[new] = None
+                self._effects.append(AddRoute(new))
+            if old is not None:
+                self._routes.pop(old, None)
+                if entry.route_state is not RouteState.FOREIGN:
+                    self._effects.append(RemoveRoute(old))
+            entry.route_state = RouteState.NONE if new is None else RouteState.MISSING
         self._set_ready(entry)
 
     # -- frames --------------------------------------------------------------------------------------
@@ -436,6 +484,11 @@ class RouteEngine:
             return self._solicitation(port, message, now)
         if message.type == ndp.ADVERTISEMENT:
             return self._advertisement(port, message, now)
+        if message.type == ndp.ROUTER_ADVERTISEMENT:
+            # Who sends one is a router, whatever its neighbor advertisements say.
+            for entry in self._table.of_host(port.ifindex, message.link_layer or message.ether_source):
+                entry.router = True
+                self._set_ready(entry)
         return Verdict.NOT_HANDLED
 
     # -- solicitations -------------------------------------------------------------------------------
@@ -445,9 +498,10 @@ class RouteEngine:
         if source in self._own:
             return self._refuse_claim(port, source, message.ether_source, "the proxy's own address")
         if message.link_layer and not _link_local(source):
-            seen = self._sighted(_Sighting(port, source, message.link_layer), now)
-            if seen is Verdict.CLAIM:
-                return seen
+            genuine = message.link_layer == message.ether_source
+            sighting = _Sighting(port, source, message.link_layer, genuine)
+            if self._sighted(sighting, message.ether_source, now) is Verdict.CLAIM:
+                return Verdict.CLAIM
         decision = self._judge(port, target, source, now)
         known = self._by_address.get(source)
         if known is not None and known.ifindex != port.ifindex:
@@ -458,15 +512,17 @@ class RouteEngine:
         asker = _Asker(port.ifindex, source, mac)
         if decision.verdict is Verdict.RESOLVING:
             assert decision.rule is not None  # noqa: S101 - _judge gives the rule with this verdict
-            return self._resolve(port, target, decision.rule, message.ether_source, now, asker=asker)
-        if decision.verdict is not Verdict.ANSWERED:
-            return decision.verdict
+            ports = self._askable(port, decision.rule)
+            return self._resolve(port, target, decision.rule, ports, message.ether_source, now, asker)
         entry = decision.entry
+        if entry is not None and now >= entry.reachable and not entry.probes and entry.claim is None:
+            self._send_probe(entry, now)
+        if decision.verdict not in _SAID:
+            return decision.verdict
         if entry is not None:
-            if not self._route_in_place(entry, now):
+            again = entry.route_state is RouteState.FOREIGN and now >= entry.reachable
+            if not self._route_in_place(entry, now, again=again):
                 return Verdict.ROUTE_LIMIT
-            if now >= entry.reachable and not entry.probes and entry.claim is None:
-                self._send_probe(entry, now)
             flags = entry.flags
         else:
             flags = self._flags(router=decision.router)
@@ -476,7 +532,7 @@ class RouteEngine:
         self._reply(port, asker, target, flags)
         if message.link_layer and (_link_local(source) or (known is not None and known.mac == mac)):
             self._remember(port, asker, known)
-        return Verdict.ANSWERED
+        return decision.verdict
 
     def _judge(
         self,
@@ -509,19 +565,15 @@ class RouteEngine:
         if asker is not None and not rule.admits(asker):
             say("askers: {} is not among those whose solicitations are answered", _Lazy(_text, asker))
             return _Decision(Verdict.ASKER_REFUSED, rule=rule)
+        if rule.answer is Answer.ROUTED:
+            return self._judge_routed(port, target, rule, say)
         entry = self._by_address.get(target)
         if entry is not None:
             return self._judge_known(port, entry, rule, say)
         say("no host with this address is known")
-        if rule.answer is Answer.ROUTED:
-            return self._judge_routed(port, target, rule, say)
         if rule.answer is Answer.ALWAYS and port.upstream:
             say("answer always: answered at once, whether the host is there or not")
             return self._sayable(port, say, _Decision(Verdict.ANSWERED, rule=rule))
-        if target in self._nobody and now < self._nobody[target]:
-            left = self._nobody[target] - now
-            say("asked for lately and nobody answered: not asked again for {:.1f} s", left)
-            return _Decision(Verdict.NOBODY, rule=rule)
         asked = self._askable(port, rule)
         if not asked:
             if rule.ports is not None and not rule.ports - {port.ifindex}:
@@ -529,8 +581,11 @@ class RouteEngine:
             else:
                 say("no other port of the group on which it could be asked for")
             return _Decision(Verdict.NOWHERE, rule=rule)
+        if left := self._known_absent(target, asked, now):
+            say("asked for lately and nobody answered: not asked again for {:.1f} s", left)
+            return _Decision(Verdict.NOBODY, rule=rule)
         say("would be asked for on {}", _Lazy(_names, asked))
-        return _Decision(Verdict.RESOLVING, rule=rule)
+        return self._sayable(port, say, _Decision(Verdict.RESOLVING, rule=rule))
 
     def _judge_known(self, port: _Attached, entry: Neighbor, rule: CompiledRule, say: Say) -> _Decision:
         home = self._ports[entry.ifindex]
@@ -543,6 +598,7 @@ class RouteEngine:
             return _Decision(Verdict.ISOLATED, entry, rule)
         if entry.route_state is RouteState.FAILED:
             say("the kernel refuses its host route; tried again at the next solicitation")
+            return self._sayable(port, say, _Decision(Verdict.ROUTE_FAILED, entry, rule))
         return self._sayable(port, say, _Decision(Verdict.ANSWERED, entry, rule))
 
     def _judge_routed(self, port: _Attached, target: bytes, rule: CompiledRule, say: Say) -> _Decision:
@@ -590,54 +646,84 @@ class RouteEngine:
         self, port: _Attached, target: bytes, rule: CompiledRule, ether_source: bytes, now: float
     ) -> None:
         """Look for a target that was answered for already, so that its host route appears."""
-        if self._nobody.get(target, 0) <= now and self._askable(port, rule):
-            self._resolve(port, target, rule, ether_source, now)
+        ports = self._askable(port, rule)
+        if ports and not self._known_absent(target, ports, now):
+            self._resolve(port, target, rule, ports, ether_source, now)
+
+    def _known_absent(self, target: bytes, ports: list[_Attached], now: float) -> float:
+        """For how many seconds more `target` is not to be asked for on `ports`: it was, on all of them."""
+        until, asked = self._nobody.get(target, (0.0, frozenset[int]()))
+        if now < until and all(this.ifindex in asked for this in ports):
+            return until - now
+        return 0.0
 
     def _resolve(
         self,
         port: _Attached,
         target: bytes,
         rule: CompiledRule,
+        ports: list[_Attached],
         ether_source: bytes,
         now: float,
         asker: _Asker | None = None,
     ) -> Verdict:
-        """Ask for `target` on the other ports, or join those who wait for it; without `asker` it is wanted
-        for its route alone."""
+        """Ask for `target` on `ports`, or join those who wait for it; without `asker` it is wanted for its
+        route alone."""
         pending = self._pending.get(target)
         if pending is None:
-            if len(self._pending) + len(self._probes) >= self._group.limits.pending:
-                return Verdict.PENDING_FULL
             if (limit := self._over_limit(port, ether_source, now)) is not None:
                 return limit
-            pending = self._pending[target] = _Pending(target, rule)
+            if not self._make_room(port):
+                return Verdict.PENDING_FULL
+            pending = self._pending[target] = _Pending(target, rule, port.ifindex)
             pending.settle_at = now + _UPSTREAM_HEAD_START
         if asker is None:
             pending.wanted = True
         elif asker not in pending.askers and len(pending.askers) < _ASKERS_PER_TARGET:
             pending.askers.append(asker)
-        ports = self._askable(port, rule)
         uplink = self._uplink
         if uplink is not None and self._upstream_on_link.get(target) and rule.ports is None:
             # Whoever answers on a downstream for an address of the upstream's own link is believed only
             # when the upstream, asked at the same time, has no owner for it.
             pending.checked = True
             if uplink not in ports:
-                ports.append(uplink)
-        self._ask(pending, ports)
-        if pending.tries == 0:
+                ports = [*ports, uplink]
+        if self._ask(pending, ports):
             pending.tries = 1
             self._schedule(pending, now + self._group.timers.retransmit)
-        elif pending.candidate is not None:
+        if pending.candidate is not None:
             self._hasten(pending, now)
         return Verdict.RESOLVING
 
-    def _ask(self, pending: _Pending, ports: list[_Attached]) -> None:
+    def _make_room(self, port: _Attached) -> bool:
+        """See to it that one more target or probe of `port` can be waited for.  The port that waits for most
+        gives way to the others."""
+        if len(self._pending) + len(self._probes) < self._group.limits.pending:
+            return True
+        waiting: list[_Pending | _Probe] = [*self._pending.values(), *self._probes.values()]
+        shares = Counter(item.origin for item in waiting)
+        largest, most = shares.most_common(1)[0]
+        if most <= shares[port.ifindex] + 1:
+            return False
+        self._give_up(next(item for item in waiting if item.origin == largest))
+        return True
+
+    def _give_up(self, item: _Pending | _Probe) -> None:
+        if isinstance(item, _Pending):
+            del self._pending[item.target]
+        else:
+            del self._probes[item.target]
+        item.due = math.inf
+
+    def _ask(self, pending: _Pending, ports: list[_Attached]) -> bool:
+        """Ask on those ports that were not asked yet, and say whether there was one."""
+        before = len(self._sends)
         for this in ports:
             if this.ifindex not in pending.asked and this.port.source is not None and this.mac is not None:
                 pending.asked.add(this.ifindex)
                 frame = ndp.solicitation(this.mac, this.port.source, pending.target)
                 self._sends.append((this.ifindex, frame))
+        return len(self._sends) > before
 
     def _host_asks(self, port: _Attached, message: Message, now: float) -> Verdict:
         """The host's own stack looks for somebody: help it as if Portier had asked."""
@@ -657,11 +743,12 @@ class RouteEngine:
         rule = decision.rule
         if rule is None or not rule.allow or entry is not None or rule.answer is Answer.ROUTED:
             return decision.verdict
-        if target in self._nobody and now < self._nobody[target]:
-            return Verdict.NOBODY
-        if not self._askable(port, rule):
+        ports = [this for this in self._askable(None, rule) if this is not port]
+        if not ports:
             return Verdict.NOWHERE
-        return self._resolve(port, target, rule, message.ether_source, now)
+        if self._known_absent(target, ports, now):
+            return Verdict.NOBODY
+        return self._resolve(port, target, rule, ports, message.ether_source, now)
 
     def ask(self, target: bytes, now: float) -> Outcome:
         """Look for `target` on all ports, for one who wants to know (`explain`)."""
@@ -669,7 +756,7 @@ class RouteEngine:
         uplink = self._uplink or next(iter(self._ports.values()), None)
         if rule is None or not rule.allow or uplink is None or target in self._by_address:
             return Outcome(Verdict.NOT_HANDLED)
-        return self._outcome(self._resolve(uplink, target, rule, b"", now))
+        return self._outcome(self._resolve(uplink, target, rule, self._askable(None, rule), b"", now))
 
     # -- advertisements and other sightings ------------------------------------------------------------
 
@@ -679,37 +766,61 @@ class RouteEngine:
             return Verdict.NOT_HANDLED
         if target in self._own:
             return self._refuse_claim(port, target, message.ether_source, "the proxy's own address")
+        mac = message.link_layer or message.ether_source
         sighting = _Sighting(
             port,
             target,
-            message.link_layer or message.ether_source,
-            solicited=bool(message.flags & ndp.S_FLAG),
+            mac,
+            genuine=mac == message.ether_source,
+            solicited=bool(message.flags & ndp.S_FLAG) and self._was_asked(port, target, mac, now),
             override=bool(message.flags & ndp.O_FLAG),
             router=bool(message.flags & ndp.R_FLAG),
         )
         self._object(sighting)
-        return self._sighted(sighting, now)
+        return self._sighted(sighting, message.ether_source, now)
 
-    def _sighted(self, seen: _Sighting, now: float) -> Verdict:
+    def _was_asked(self, port: _Attached, target: bytes, mac: bytes, now: float) -> bool:
+        """Whether an advertisement with S=1 can be an answer: its sender alone sets that flag.  A host that
+        proved itself before may be answering the kernel."""
+        pending = self._pending.get(target)
+        if pending is not None:
+            return port.ifindex in pending.asked
+        entry = self._by_address.get(target)
+        if entry is None:
+            return False
+        if entry.ifindex == port.ifindex and entry.mac == mac:
+            return entry.probes > 0 or entry.confirmed
+        return now < entry.verify_until and port.ifindex in entry.asked
+
+    def _sighted(self, seen: _Sighting, ether_source: bytes, now: float) -> Verdict:
         """An address was seen on a port: learn it, refresh it, or find out who has it."""
-        port, address, mac = seen.port, seen.address, seen.mac
+        port, address = seen.port, seen.address
         if (refusal := self._refusal(port, address)) is not None:
             return refusal
         entry = self._by_address.get(address)
-        if entry is not None and entry.ifindex == port.ifindex and entry.mac == mac:
+        if entry is not None and entry.ifindex == port.ifindex and entry.mac == seen.mac:
             self._refresh(entry, seen, now)
             return Verdict.HEARD
-        if not port.upstream and self._bound is not None and address in self._bound.next_hops:
-            return self._refuse_claim(port, address, mac, "the next hop of a route")
+        if self._leads_elsewhere(port, address):
+            return self._refuse_claim(port, address, ether_source, "the next hop of a route")
         if entry is None:
-            return self._newcomer(seen, now)
-        if entry.mac == mac:
-            self._move(entry, port, mac, now)
+            return self._newcomer(seen, ether_source, now)
+        if entry.claim is None and (limit := self._over_limit(port, ether_source, now)) is not None:
+            return limit
+        if self._roams(entry, seen):
+            if now < entry.moved + self._group.timers.retransmit:
+                return Verdict.CONFLICT  # one link-layer address in two places: not more than a move a second
+            self._move(entry, port, seen.mac, now)
             self._refresh(entry, seen, now)
             return Verdict.HEARD
-        if entry.claim is None and (limit := self._over_limit(port, mac, now)) is not None:
-            return limit
         return self._contest(entry, seen, now)
+
+    def _roams(self, entry: Neighbor, seen: _Sighting) -> bool:
+        """Whether this is the host itself on another port: its own link-layer address, in a frame that it
+        sent.  From the upstream's own link to a downstream not even that suffices: a guest could take a
+        server's address with it."""
+        leaves = self._ports[entry.ifindex].upstream and self._upstream_on_link.get(entry.address)
+        return entry.mac == seen.mac and seen.genuine and not leaves
 
     def _refusal(self, port: _Attached, address: bytes) -> Verdict | None:
         """Why `address` may not live on `port` by the rules."""
@@ -718,41 +829,46 @@ class RouteEngine:
             return Verdict.NO_RULE
         if not rule.allow:
             return Verdict.DENIED
+        if rule.answer is Answer.ROUTED:
+            return Verdict.NOT_HANDLED  # where its hosts are is the routing table's to say, not theirs
         if rule.ports is not None and port.ifindex not in rule.ports:
             return Verdict.WRONG_PORT
         return None
 
-    def _newcomer(self, seen: _Sighting, now: float) -> Verdict:
+    def _leads_elsewhere(self, port: _Attached, address: bytes) -> bool:
+        """Whether `address` is the next hop of a route that leaves by another port than this downstream."""
+        homes = self._next_hops.get(address)
+        return homes is not None and not port.upstream and port.ifindex not in homes
+
+    def _barred(self, port: _Attached, address: bytes) -> Verdict | None:
+        """Why `address` must not be learned on `port`, whoever says that it is there."""
+        if address in self._own or self._leads_elsewhere(port, address):
+            return Verdict.CLAIM
+        return self._refusal(port, address)
+
+    def _newcomer(self, seen: _Sighting, ether_source: bytes, now: float) -> Verdict:
         port, address = seen.port, seen.address
         pending = self._pending.get(address)
         if pending is None:
-            if (limit := self._over_limit(port, seen.mac, now)) is not None:
+            if (limit := self._over_limit(port, ether_source, now)) is not None:
                 return limit
-            if port.upstream or not self._needs_check(port, address):
-                self._learn(seen, now)
-                return Verdict.HEARD
-            if len(self._pending) + len(self._probes) >= self._group.limits.pending:
-                return Verdict.PENDING_FULL
             return self._check_claim(seen, now)
-        if not port.upstream and not pending.checked and self._held_elsewhere(port, address):
+        if not port.upstream and not pending.checked and (held := self._held_elsewhere(port, address)):
             pending.checked = True
+            pending.held = held
             pending.settle_at = now + _CONTEST_PROBES * _CONTEST_INTERVAL
             self._ask(pending, list(self._ports.values()))
-        if port.upstream or not pending.checked:
-            candidate = pending.candidate
-            if candidate is not None and candidate.port is not port:
+        candidate = pending.candidate
+        elsewhere = candidate is not None and candidate.port is not port
+        if port.upstream or not pending.checked or (elsewhere and pending.held == port.ifindex):
+            if candidate is not None and elsewhere:
                 if candidate.override and not seen.override:
                     return Verdict.HEARD  # another proxy's answer; the host itself has spoken
                 self._tell_claim(candidate, port)
             self._settle(pending, seen, now)
             return Verdict.HEARD
-        candidate = pending.candidate
-        held = self._kernel.neighbor(address, self._ports) if candidate is not None else 0
-        if candidate is not None and candidate.port is not port and held == port.ifindex:
-            self._tell_claim(candidate, port)
-            self._settle(pending, seen, now)
-            return Verdict.HEARD
-        if candidate is None or (candidate.port is port and candidate.mac == seen.mac):
+        same = candidate is not None and not elsewhere and candidate.mac == seen.mac
+        if candidate is None or same or (seen.solicited and not pending.proven):
             pending.candidate = seen
             pending.proven = pending.proven or seen.solicited
             self._hasten(pending, now)
@@ -766,32 +882,39 @@ class RouteEngine:
         )
         return Verdict.CONFLICT
 
-    def _needs_check(self, port: _Attached, address: bytes) -> bool:
-        uplink = self._uplink
-        if uplink is not None and uplink.port.source is not None and self._upstream_on_link.get(address):
-            return True
-        return self._held_elsewhere(port, address)
-
-    def _held_elsewhere(self, port: _Attached, address: bytes) -> bool:
+    def _held_elsewhere(self, port: _Attached, address: bytes) -> int:
+        """The other port on which the kernel's neighbor table has `address`, or 0."""
         held = self._kernel.neighbor(address, self._ports)
-        return held != port.ifindex and held in self._ports
+        return held if held != port.ifindex and held in self._ports else 0
 
     def _check_claim(self, seen: _Sighting, now: float) -> Verdict:
-        """Somebody downstream says, unasked, that he has an address that may be another's: ask the others
-        by multicast and himself by unicast, all at the same time."""
-        rule = self._rules.lookup(seen.address)
+        """Somebody says, unasked, that he has an address.  Where it may be another's, the others are asked by
+        multicast and he himself by unicast, all at the same time; else he is believed."""
+        port, address = seen.port, seen.address
+        rule = self._rules.lookup(address)
         assert rule is not None  # noqa: S101 - _refusal found it allowed
-        pending = self._pending[seen.address] = _Pending(seen.address, rule)
+        uplink = self._uplink
+        contested: list[_Attached] = []
+        held = 0
+        if not port.upstream:
+            if uplink is not None and rule.ports is None and self._upstream_on_link.get(address):
+                contested.append(uplink)
+            if held := self._held_elsewhere(port, address):
+                contested.append(self._ports[held])
+        if not any(this.port.source for this in contested):
+            self._learn(seen, now)
+            return Verdict.HEARD
+        if not self._make_room(port):
+            return Verdict.PENDING_FULL
+        pending = self._pending[address] = _Pending(address, rule, port.ifindex)
         pending.checked = True
+        pending.held = held
         pending.candidate = seen
         pending.tries = 1
-        head_start = _UPSTREAM_HEAD_START
-        if self._held_elsewhere(seen.port, seen.address):
-            head_start = _CONTEST_PROBES * _CONTEST_INTERVAL
-        pending.settle_at = now + head_start
-        pending.asked.add(seen.port.ifindex)
-        self._ask(pending, [this for this in self._ports.values() if this.upstream or head_start > 0.1])
-        self._unicast(seen.port, seen.address, seen.mac)
+        pending.settle_at = now + (_CONTEST_PROBES * _CONTEST_INTERVAL if held else _UPSTREAM_HEAD_START)
+        self._ask(pending, contested)
+        pending.asked.add(port.ifindex)
+        self._unicast(port, address, seen.mac)
         self._schedule(pending, now + self._group.timers.retransmit)
         return Verdict.HEARD
 
@@ -803,16 +926,17 @@ class RouteEngine:
 
     def _settle(self, pending: _Pending, seen: _Sighting, now: float) -> None:
         """It is known now where a target lives: learn it and answer those who wait."""
-        del self._pending[pending.target]
-        pending.due = math.inf
-        entry = self._learn(seen, now)
-        if pending.checked and not seen.port.upstream:
-            entry.verify_until = now + self._group.timers.retransmit
+        self._give_up(pending)
+        if self._barred(seen.port, seen.address) is not None:
+            return  # the ports or routes changed while it was asked for
+        entry = self._learn(seen, now, wanted=pending.wanted or bool(pending.askers))
+        entry.verify_until = now + self._group.timers.retransmit
+        entry.asked = frozenset(pending.asked)
         if entry.route_state is RouteState.MISSING and not self._route_asked(entry):
             return  # over the limit of route changes: no answer without the route
         for asker in pending.askers:
             port = self._ports.get(asker.ifindex)
-            if port is not None and seen.port.ifindex in port.reaches:
+            if port is not None and port.port.source and seen.port.ifindex in port.reaches:
                 self._reply(port, asker, pending.target, entry.flags)
 
     def _route_asked(self, entry: Neighbor) -> bool:
@@ -821,7 +945,8 @@ class RouteEngine:
             for effect in self._effects
         )
 
-    def _learn(self, seen: _Sighting, now: float) -> Neighbor:
+    def _learn(self, seen: _Sighting, now: float, *, wanted: bool = False) -> Neighbor:
+        """Enter a new host; `wanted` where somebody waits for it."""
         port = seen.port
         for evicted in self._table.make_room(port.ifindex, seen.mac, self._group.limits):
             self._event(
@@ -834,7 +959,7 @@ class RouteEngine:
             self._drop(evicted)
         entry = Neighbor(seen.address, port.ifindex, seen.mac, now)
         self._table.add(entry)
-        self._want_route(entry, now)
+        self._want_route(entry, now, wanted=wanted)
         self._refresh(entry, seen, now)
         self._schedule(entry, now + self._group.timers.forget)
         self._event(
@@ -851,70 +976,77 @@ class RouteEngine:
         self._nobody.pop(entry.address, None)
         if seen.override is not None:
             entry.override = seen.override
-            entry.router = bool(seen.router)
+            entry.router = entry.router if seen.router is None else seen.router
         if seen.solicited:
             # Only an advertisement that was asked for proves that the host hears us too (RFC 4861
             # section 7.3.1).
             entry.reachable = now + self._group.timers.reachable
             self._table.confirm(entry)
-            if entry.claim is not None:
-                self._claim_fails(entry)
+        if entry.claim is not None and (seen.solicited or seen.genuine):
+            self._claim_fails(entry)
         if entry.claim is None:
             entry.probes = 0
-            entry.due = max(entry.due, now + self._group.timers.forget)
+            self._schedule(entry, max(entry.due, now + self._group.timers.forget))
         self._set_ready(entry)
 
     def _contest(self, entry: Neighbor, seen: _Sighting, now: float, dad_until: float = 0.0) -> Verdict:
         """Another link-layer address says that it has a known host's address, or probes for it until
         `dad_until`: see whether the host is still where it was."""
         port = seen.port
-        if (
-            # Asked at the same time as the downstream, the owner upstream wins.
-            (port.upstream and seen.override and now < entry.verify_until)
-            # A host that answers for itself comes before a proxy that answers for it.
-            or (seen.solicited and seen.override and entry.override is False)
-        ):
-            if entry.ifindex in self._ports and port.upstream:
-                self._tell_claim(_Sighting(self._ports[entry.ifindex], entry.address, entry.mac), port)
+        second_hand = entry.override is False
+        owns = port.upstream and self._upstream_on_link.get(entry.address)
+        if seen.solicited and seen.override and (second_hand or owns):
+            # Asked at the same time as the downstream, the owner upstream wins; and a host that answers for
+            # itself comes before a proxy that answers for it.
+            if port.upstream:
+                home = self._ports[entry.ifindex]
+                self._tell_claim(_Sighting(home, entry.address, entry.mac), port)
             self._move(entry, port, seen.mac, now)
             self._refresh(entry, seen, now)
             return Verdict.HEARD
+        if entry.override and seen.override is False:
+            return Verdict.HEARD  # O=0 changes nothing (RFC 4861 section 7.2.5)
         if entry.claim is None:
             entry.claim = Claim(port.ifindex, seen.mac, dad_until)
             entry.probes = 0
             self._set_ready(entry)
             self._send_probe(entry, now)
+            if second_hand and not dad_until:
+                entry.verify_until = now + self._group.timers.retransmit
+                entry.asked = frozenset((port.ifindex,))
+                self._unicast(port, entry.address, seen.mac)
         return Verdict.CONFLICT
 
     def _claim_fails(self, entry: Neighbor) -> None:
-        """The owner answered: it keeps the address, and one who was probing for it is told."""
+        """The owner spoke: it keeps the address."""
         claim = entry.claim
         entry.claim = None
         port = self._ports.get(claim.ifindex) if claim else None
-        if claim is None or port is None:
-            return
-        home = self._ports[entry.ifindex]
-        if claim.dad_until and home is not port:
-            self._defend(port, entry.address, entry.router)
-        self._event(
-            EventKind.CONFLICT,
-            port,
-            entry.address,
-            f"is on {home.port.name} with {_mac_text(entry.mac)} and stays there; "
-            f"{_mac_text(claim.mac)} on {port.port.name} wanted it",
-        )
+        if claim is not None and port is not None:
+            home = self._ports[entry.ifindex]
+            self._event(
+                EventKind.CONFLICT,
+                port,
+                entry.address,
+                f"is on {home.port.name} with {_mac_text(entry.mac)} and stays there; "
+                f"{_mac_text(claim.mac)} on {port.port.name} wanted it",
+            )
 
     def _move(self, entry: Neighbor, port: _Attached, mac: bytes, now: float) -> None:
         """A host lives somewhere else now."""
         old = self._ports.get(entry.ifindex)
         was = entry.mac
+        for evicted in self._table.make_room(port.ifindex, mac, self._group.limits, moving=entry):
+            self._drop(evicted)
         self._table.place(entry, port.ifindex, mac)
         entry.claim = None
         entry.probes = 0
         entry.reachable = 0.0
-        entry.heard = now
-        entry.due = max(entry.due, now + self._group.timers.forget)
-        self._want_route(entry, now)
+        entry.override = None
+        entry.asked = frozenset()
+        entry.heard = entry.moved = now
+        self._schedule(entry, now + self._group.timers.forget)
+        self._want_route(entry, now, wanted=True)
         self._set_ready(entry)
         if old is None:
             return
@@ -953,17 +1085,6 @@ class RouteEngine:
 
     def _dad_probe(self, port: _Attached, message: Message, now: float) -> Verdict:
         target, mac = message.target, message.ether_source
-        key = (target, message.nonce)
-        relayed = self._relayed.get(key)
-        if relayed is not None and now < relayed[0] and port.ifindex in relayed[1]:
-            self._event(
-                EventKind.LOOP,
-                port,
-                target,
-                f"is probed for by {_mac_text(mac)} with the very probe that was relayed to "
-                f"{port.port.name}: another proxy, or a loop",
-            )
-            return Verdict.LOOP
         if _link_local(target):
             return Verdict.LINK_LOCAL
         if homes := self._own.get(target):
@@ -975,72 +1096,126 @@ class RouteEngine:
             return Verdict.NO_RULE
         if not rule.allow:
             return Verdict.DENIED
+        relayed = self._relayed.get((target, message.nonce[:_NONCE]))
+        if relayed is not None and now < relayed.until and port.ifindex in relayed.ports:
+            if (port.ifindex, mac) != relayed.origin:
+                return self._tell_loop(port, target, mac)
+        else:
+            relayed = None
         entry = self._by_address.get(target)
         if entry is not None and entry.mac == mac:
-            # The host itself, new on this port or coming up again: never told that its address is taken.
-            entry.heard = now
-            if entry.ifindex != port.ifindex and self._refusal(port, target) is None:
-                if not port.upstream and self._bound is not None and target in self._bound.next_hops:
-                    return self._refuse_claim(port, target, mac, "the next hop of a route")
-                self._move(entry, port, mac, now)
-            return Verdict.OWN_PROBE
+            return self._own_probe(entry, port, now)
+        seen = _Sighting(port, target, mac)
+        if (
+            entry is not None
+            and entry.ifindex != port.ifindex
+            and now < entry.reachable
+            and entry.override is not False
+        ):
+            if self._over_limit(port, mac, now) is None:
+                self._relay_probe(port, rule, message, relayed, now)
+                self._contest(entry, seen, now, now + self._group.timers.retransmit)
+            return self._defend(port, target, entry.router)
         if (limit := self._over_limit(port, mac, now)) is not None:
             return limit
         if (
-            entry is None
-            and rule.answer is Answer.ROUTED
+            rule.answer is Answer.ROUTED
             and self._judge_routed(port, target, rule, _silent).verdict is Verdict.ANSWERED
         ):
             return self._defend(port, target, router=False)
-        self._relay_probe(port, target, message.nonce, now)
+        if target not in self._probes and not self._make_room(port):
+            return Verdict.PENDING_FULL  # an objection could not be passed on
+        self._relay_probe(port, rule, message, relayed, now)
+        self._await_objection(seen, known=entry is not None, now=now)
         if entry is None:
-            return self._await_objection(port, target, mac, now)
-        if entry.ifindex == port.ifindex:
-            return Verdict.SAME_PORT  # the owner hears the probe itself
-        if now < entry.reachable:
-            self._contest(entry, _Sighting(port, target, mac), now)
-            return self._defend(port, target, entry.router)
-        self._contest(entry, _Sighting(port, target, mac), now, now + self._group.timers.retransmit)
-        return Verdict.RELAYED
-
-    def _relay_probe(self, port: _Attached, target: bytes, nonce: bytes, now: float) -> None:
-        ports = [
-            this for index, this in self._ports.items() if index in port.reaches and this.mac is not None
-        ]
-        self._purge_relayed(now)
-        self._relayed[(target, nonce)] = (
-            now + self._group.timers.retransmit,
-            frozenset(this.ifindex for this in ports),
-        )
-        for this in ports:
-            if this.mac is not None:
-                self._sends.append((this.ifindex, ndp.dad_probe(this.mac, target, nonce)))
-
-    def _await_objection(self, port: _Attached, target: bytes, mac: bytes, now: float) -> Verdict:
-        earlier = self._probes.get(target)
-        if earlier is not None:
-            if earlier.mac != mac:
-                # Two hosts want one address at the same time: nobody is learned (RFC 4862 section 5.4.3).
-                del self._probes[target]
-                earlier.due = math.inf
             return Verdict.RELAYED
-        if len(self._pending) + len(self._probes) >= self._group.limits.pending:
-            return Verdict.PENDING_FULL
-        if self._refusal(port, target) is None:
-            probe = self._probes[target] = _Probe(target, port.ifindex, mac)
+        if entry.ifindex != port.ifindex:
+            self._contest(entry, seen, now, now + self._group.timers.retransmit)
+            return Verdict.RELAYED
+        if now >= entry.reachable and not entry.probes and entry.claim is None:
+            self._send_probe(entry, now)
+        return Verdict.SAME_PORT  # the owner hears the probe itself
+
+    def _own_probe(self, entry: Neighbor, port: _Attached, now: float) -> Verdict:
+        """The host itself, new on this port or coming up again, is never told that its address is taken."""
+        seen = _Sighting(port, entry.address, entry.mac)
+        if entry.ifindex == port.ifindex:
+            self._refresh(entry, seen, now)
+            return Verdict.OWN_PROBE
+        if (barred := self._barred(port, entry.address)) is not None:
+            if barred is Verdict.CLAIM:
+                return self._refuse_claim(port, entry.address, entry.mac, "the next hop of a route")
+            return barred
+        if (limit := self._over_limit(port, entry.mac, now)) is not None:
+            return limit
+        if not self._roams(entry, seen):
+            self._contest(entry, seen, now, now + self._group.timers.retransmit)
+        elif now >= entry.moved + self._group.timers.retransmit:
+            self._move(entry, port, entry.mac, now)
+        return Verdict.OWN_PROBE
+
+    def _tell_loop(self, port: _Attached, target: bytes, mac: bytes) -> Verdict:
+        self._event(
+            EventKind.LOOP,
+            port,
+            target,
+            f"is probed for by {_mac_text(mac)} on {port.port.name}, with the very probe that was there "
+            f"before: another proxy, or a loop",
+        )
+        return Verdict.LOOP
+
+    def _relay_probe(
+        self, port: _Attached, rule: CompiledRule, message: Message, before: _Relayed | None, now: float
+    ) -> None:
+        """Pass a DAD probe on to where the owner may be, and remember who has it now."""
+        target, nonce = message.target, message.nonce
+        ports = {port.ifindex}
+        for index, this in self._ports.items():
+            if this.mac is not None and index in port.reaches and (rule.ports is None or index in rule.ports):
+                ports.add(index)
+                self._sends.append((index, ndp.dad_probe(this.mac, target, nonce)))
+        while self._relayed:
+            oldest = next(iter(self._relayed))
+            if self._relayed[oldest].until > now:
+                break
+            del self._relayed[oldest]
+        key = (target, nonce[:_NONCE])
+        self._relayed.pop(key, None)  # so that the oldest come first
+        origin = (port.ifindex, message.ether_source)
+        if before is not None:
+            ports |= before.ports
+            origin = before.origin
+        until = now + self._group.timers.retransmit
+        self._relayed[key] = _Relayed(until, frozenset(ports), origin)
+
+    def _await_objection(self, seen: _Sighting, *, known: bool, now: float) -> None:
+        """Remember who probes, to tell it of an objection or to learn it if there is none."""
+        port, target = seen.port, seen.address
+        probe = self._probes.get(target)
+        if probe is None:
+            barred = self._barred(port, target)
+            if barred is Verdict.CLAIM:
+                self._refuse_claim(port, target, seen.mac, "the next hop of a route")
+            newcomer = None if known or barred is not None else seen
+            probe = self._probes[target] = _Probe(target, port.ifindex, newcomer)
             self._schedule(probe, now + self._group.timers.retransmit)
-        return Verdict.RELAYED
+        elif probe.newcomer is not None and probe.newcomer.mac != seen.mac:
+            # Two hosts want one address at the same time: nobody is learned (RFC 4862 section 5.4.3).
+            probe.newcomer = None
+        probe.probers[port.ifindex] = seen.mac
 
     def _object(self, seen: _Sighting) -> None:
         """An advertisement for an address that somebody probes for: pass it on."""
         probe = self._probes.get(seen.address)
-        if probe is None or (probe.ifindex == seen.port.ifindex and probe.mac == seen.mac):
+        if probe is None or probe.probers.get(seen.port.ifindex) == seen.mac:
             return
-        del self._probes[seen.address]
-        probe.due = math.inf
-        port = self._ports.get(probe.ifindex)
-        if port is not None and port is not seen.port:
-            self._defend(port, seen.address, bool(seen.router))
+        if seen.solicited and not seen.override:
+            return  # a proxy's answer to ourselves; it objects to the probe itself if it has reason to
+        self._give_up(probe)
+        for ifindex in probe.probers:
+            port = self._ports.get(ifindex)
+            if port is not None and port is not seen.port:
+                self._defend(port, seen.address, bool(seen.router))
 
     def _defend(self, port: _Attached, target: bytes, router: bool) -> Verdict:
         """Tell all nodes on `port` that the address is taken (RFC 4861 section 7.2.4: S=0 to all-nodes),
@@ -1077,6 +1252,8 @@ class RouteEngine:
                 self._pending_due(item, now)
             else:
                 self._probe_due(item, now)
+            if self._effects:
+                break  # a route that is refused holds back what belongs to it alone
         self.deadline = timers[0][0] if timers else math.inf
         return self._outcome(Verdict.HEARD)
 
@@ -1089,6 +1266,18 @@ class RouteEngine:
             item.queued = due
             heapq.heappush(self._timers, (due, next(self._serial), item))
             self.deadline = min(self.deadline, due)
+            live = len(self._by_address) + len(self._pending) + len(self._probes)
+            if len(self._timers) > _STALE_TIMERS + 4 * live:
+                self._clear_timers()
+
+    def _clear_timers(self) -> None:
+        """Keep the timers of what is still there, one each."""
+        items: list[Neighbor | _Pending | _Probe] = [*self._by_address.values()]
+        items += [*self._pending.values(), *self._probes.values()]
+        self._timers[:] = [(item.due, next(self._serial), item) for item in items if item.due < math.inf]
+        heapq.heapify(self._timers)
+        for item in items:
+            item.queued, item.backstop = item.due, math.inf
 
     def _neighbor_due(self, entry: Neighbor, now: float) -> None:
         timers = self._group.timers
@@ -1100,13 +1289,12 @@ class RouteEngine:
                 self._schedule(entry, claim.dad_until)
                 return
             port = self._ports.get(claim.ifindex)
-            if port is None:
-                entry.claim = None
-                self._schedule(entry, now + timers.forget)
-                self._set_ready(entry)
+            if port is not None and self._barred(port, entry.address) is None:
+                self._move(entry, port, claim.mac, now)
                 return
-            self._move(entry, port, claim.mac, now)
-            self._schedule(entry, entry.due)
+            entry.claim = None
+            self._schedule(entry, now + timers.forget)
+            self._set_ready(entry)
         elif entry.probes:
             if entry.probes >= timers.retries:
                 home = self._ports[entry.ifindex]
@@ -1123,10 +1311,16 @@ class RouteEngine:
 
     def _send_probe(self, entry: Neighbor, now: float) -> None:
         """Ask a known host, by unicast, whether it is still there (RFC 4861 section 7.3.3)."""
-        interval = _CONTEST_INTERVAL if entry.claim is not None else self._group.timers.retransmit
+        timers = self._group.timers
         if self._unicast(self._ports[entry.ifindex], entry.address, entry.mac):
             entry.probes += 1
-        self._schedule(entry, now + interval)
+            self._schedule(entry, now + (_CONTEST_INTERVAL if entry.claim is not None else timers.retransmit))
+            return
+        # The port has no address to ask from: what is known stays.
+        entry.claim = None
+        entry.probes = 0
+        self._schedule(entry, now + timers.forget)
+        self._set_ready(entry)
 
     def _unicast(self, port: _Attached, address: bytes, mac: bytes) -> bool:
         if port.port.source is None or port.mac is None:
@@ -1136,32 +1330,49 @@ class RouteEngine:
 
     def _pending_due(self, pending: _Pending, now: float) -> None:
         timers = self._group.timers
+        asked = frozenset(pending.asked)
+        if self._pending.get(pending.target) is not pending:
+            return
         if pending.candidate is not None:
             self._settle(pending, pending.candidate, now)
-        elif pending.tries >= timers.retries:
-            del self._pending[pending.target]
-            self._purge_nobody(now)
-            self._nobody[pending.target] = now + timers.negative
+        elif pending.tries >= timers.retries or not asked:
+            self._give_up(pending)
+            if asked:
+                self._note_absence(pending.target, asked, now)
         else:
             pending.tries += 1
-            ports = [self._ports[index] for index in pending.asked]
             pending.asked = set()
-            self._ask(pending, ports)
+            self._ask(pending, [self._ports[index] for index in asked])
             self._schedule(pending, now + timers.retransmit)
+
+    def _note_absence(self, target: bytes, asked: frozenset[int], now: float) -> None:
+        while self._nobody:
+            oldest = next(iter(self._nobody))
+            if self._nobody[oldest][0] > now:
+                break
+            del self._nobody[oldest]
+        self._nobody.pop(target, None)
+        self._nobody[target] = (now + self._group.timers.negative, asked)
 
     def _probe_due(self, probe: _Probe, now: float) -> None:
         """Nobody objected to a DAD probe: the host has the address now (RFC 4862 section 5.4)."""
-        del self._probes[probe.target]
-        port = self._ports.get(probe.ifindex)
-        if port is not None and probe.target not in self._by_address:
-            self._sighted_unchecked(_Sighting(port, probe.target, probe.mac), now)
-
-    def _sighted_unchecked(self, seen: _Sighting, now: float) -> None:
-        if not seen.port.upstream and self._bound is not None and seen.address in self._bound.next_hops:
-            self._refuse_claim(seen.port, seen.address, seen.mac, "the next hop of a route")
-        elif self._refusal(seen.port, seen.address) is None:
-            if (pending := self._pending.get(seen.address)) is not None:
+        if self._probes.get(probe.target) is not probe:
+            return
+        self._give_up(probe)
+        seen = probe.newcomer
+        if seen is None or probe.target in self._by_address:
+            return
+        barred = self._barred(seen.port, seen.address)
+        if barred is Verdict.CLAIM:
+            self._refuse_claim(
+                seen.port, seen.address, seen.mac, "the next hop of a route, or the proxy's own"
+            )
+        elif barred is None:
+            pending = self._pending.get(seen.address)
+            if pending is not None:
                 self._settle(pending, seen, now)
+            elif self._held_elsewhere(seen.port, seen.address):
+                self._check_claim(seen, now)
             else:
                 self._learn(seen, now)
 
@@ -1194,8 +1405,9 @@ class RouteEngine:
             return None
         return HostRoute(address, ifindex, routes.table, routes.metric, routes.protocol)
 
-    def _want_route(self, entry: Neighbor, now: float) -> None:
-        """Set the route of a host that is new, or newly somewhere."""
+    def _want_route(self, entry: Neighbor, now: float, *, wanted: bool) -> None:
+        """Set the route of a host that is new, or newly somewhere.  Those whom nobody waits for leave half
+        of the route changes to the others."""
         old, new = entry.route, self._route_for(entry.address, entry.ifindex)
         if old == new:
             return
@@ -1209,7 +1421,7 @@ class RouteEngine:
                 self._effects.append(RemoveRoute(old))
             return
         entry.route_state = RouteState.MISSING
-        if not self._route_bucket.take(now):
+        if not self._route_bucket.take(now, 0.0 if wanted else 0.5):
             if old is not None and had:
                 self._effects.append(RemoveRoute(old))
             return
@@ -1217,11 +1429,10 @@ class RouteEngine:
         self._effects.append(MoveRoute(old, new) if old is not None and had else AddRoute(new))
 
     def _route_in_place(self, entry: Neighbor, now: float, *, again: bool = False) -> bool:
-        """Whether the kernel has, or is being given, the route of a known host; `again` where the host's
-        own traffic shows that it went."""
-        if entry.route is None or (entry.route_state is RouteState.INSTALLED and not again):
-            return True
-        if entry.route_state is RouteState.FOREIGN:
+        """Whether the kernel has, or is being given, the route of a known host; `again` where there is
+        reason to doubt that it is still there, or still somebody else's."""
+        settled = entry.route_state in {RouteState.INSTALLED, RouteState.FOREIGN}
+        if entry.route is None or (settled and not again):
             return True
         if not self._route_bucket.take(now):
             return False
@@ -1263,7 +1474,7 @@ class RouteEngine:
 
     def _remember(self, port: _Attached, asker: _Asker, known: Neighbor | None) -> None:
         if len(port.correspondents) >= _ASKERS_PER_PORT:
-            port.correspondents.clear()
+            del port.correspondents[next(iter(port.correspondents))]
         key = asker.address + b"\x01\x01" + asker.mac
         port.correspondents[key] = _Correspondent(self._replies(port, asker), known)
 
@@ -1278,9 +1489,13 @@ class RouteEngine:
     # -- bookkeeping -----------------------------------------------------------------------------------
 
     @property
-    def _group(self) -> Group:
+    def _group_bound(self) -> Bound:
         assert self._bound is not None  # noqa: S101 - configure comes first
-        return self._bound.group
+        return self._bound
+
+    @property
+    def _group(self) -> Group:
+        return self._group_bound.group
 
     def _drop(self, entry: Neighbor) -> None:
         if entry.route is not None:
@@ -1293,33 +1508,21 @@ class RouteEngine:
         entry.due = math.inf
 
     def _over_limit(self, port: _Attached, source: bytes, now: float) -> Verdict | None:
-        """Take a token of the port and one of the source; the verdict when there is none."""
+        """Take a token of the port and one of the source, which is where the frame came from; the verdict
+        when there is none."""
         sources = self._sources
-        bucket = sources.pop(source, None)
+        key = (port.ifindex, source)
+        bucket = sources.pop(key, None)
         if bucket is None:
             if len(sources) >= _SOURCES:
                 del sources[next(iter(sources))]
             bucket = _Bucket(self._group.limits.per_source, now)
-        sources[source] = bucket
+        sources[key] = bucket
         if not bucket.take(now):
             return Verdict.SOURCE_LIMIT
         if not port.bucket.take(now):
             return Verdict.PORT_LIMIT
         return None
-
-    def _purge_relayed(self, now: float) -> None:
-        while self._relayed:
-            key = next(iter(self._relayed))
-            if self._relayed[key][0] > now:
-                return
-            del self._relayed[key]
-
-    def _purge_nobody(self, now: float) -> None:
-        while self._nobody:
-            address = next(iter(self._nobody))
-            if self._nobody[address] > now:
-                return
-            del self._nobody[address]
 
     def _event(self, kind: EventKind, port: _Attached, address: bytes, what: str) -> None:
         who = _text(address)

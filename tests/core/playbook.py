@@ -97,7 +97,7 @@ class Playbook:
         self.group = Group(name="guests", **{"rules": RULES, **group})
         self.ports = ports or (port(U), port(D), port(E))
         self.live = (LAN,) if any(rule.prefix is Live.UPSTREAM for rule in self.group.rules) else ()
-        self.next_hops: frozenset[bytes] = frozenset()
+        self.next_hops: frozenset[tuple[bytes, int]] = frozenset()
         self.configure()
 
     def configure(self, **changes: Any) -> None:
@@ -126,13 +126,14 @@ class Playbook:
             frame = strip_option(frame)
         return self.receive(ifindex, frame)
 
-    def na(self, ifindex: int, target: str, host: int, *, flags: str = "SO", to: str = "") -> Verdict:
-        """Host `host` advertises `target`: to the port's own address if S is among the flags."""
+    def na(self, ifindex: int, target: str, host: int, *, flags: str = "SO", says: int = 0) -> Verdict:
+        """Host `host` advertises `target`: to the port's own address if S is among the flags; the option
+        names the link-layer address of host `says`, if that is another."""
         bits = sum({"R": ndp.R_FLAG, "S": ndp.S_FLAG, "O": ndp.O_FLAG}[flag] for flag in flags)
         source = self._port(ifindex).source or ip("fe80::99")
-        destination = ip(to) if to else source if "S" in flags else ndp.ALL_NODES
+        destination = source if "S" in flags else ndp.ALL_NODES
         frame = ndp.advertisement(
-            self.mac_of(ifindex), mac(host), ip(target), destination, ip(target), bits, mac(host)
+            self.mac_of(ifindex), mac(host), ip(target), destination, ip(target), bits, mac(says or host)
         )
         return self.receive(ifindex, frame)
 
@@ -154,6 +155,7 @@ class Playbook:
         self.na(ifindex, address, host, flags="O")
         self.na(ifindex, address, host)
         self.pass_time(1.0)
+        self.ns(D if ifindex == U else U, "fe80::aa", address, 0xAA)
         self.na(ifindex, address, host)
         assert self.where(address) == ifindex
 

@@ -298,7 +298,7 @@ def test_prefixes_of_a_port(kernel: FakeKernel) -> None:
         IPv6Network("2001:db8:cc::1/128"),
         IPv6Network("2001:db8:dd::/48"),
     )
-    assert bound.next_hops == {IPv6Address("2001:db8:7::ff").packed}
+    assert bound.next_hops == {(IPv6Address("2001:db8:7::ff").packed, bound.ports[0].ifindex)}
     assert [entry.grace_left for entry in report.groups[0].live] == [None, None]
 
 

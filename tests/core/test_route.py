@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet6 import ICMPv6ND_RA, IPv6
+from scapy.layers.l2 import Ether
 
 from portier.core import ndp
 from portier.core.model import (
@@ -465,14 +468,15 @@ def test_a_guest_that_claims_the_proxys_address_gets_nothing() -> None:
 def test_a_guest_that_claims_a_next_hop_gets_nothing() -> None:
     """By advertisement, as source, by DAD, and by its own move."""
     play = Playbook()
-    play.next_hops = frozenset({ip("::1")})
+    play.next_hops = frozenset({(ip("::1"), U)})
     play.configure()
 
     assert play.na(D, "::1", 66, flags="O") is Verdict.CLAIM
     assert play.ns(D, "::1", "::9", 66) is Verdict.CLAIM
     play.dad(D, "::1", 66)
-    play.pass_time(2)
     assert EventKind.CLAIM in play.kinds()
+    play.pass_time(2)
+    assert play.where("::1") is None
     play.ns(U, "::1", "::9", 1)
     assert play.where("::1") == U
     assert play.na(D, "::1", 1, flags="O") is Verdict.CLAIM
@@ -966,6 +970,420 @@ def test_counters_name_every_verdict() -> None:
     play.receive(U, b"")
 
     assert play.engine.counters()["up0"] == {"no-rule": 1, "truncated": 1}
+
+
+# -- attacks and corners that were found by trying to break it -----------------------------------------------
+
+
+def test_ports_may_vanish_in_the_middle_of_anything() -> None:
+    """A container that probes and leaves within the second, a claim and a question on a port that goes."""
+    play = on_link_upstream()
+    play.learn(D, "::8", 8)
+    play.dad(D, "::5", 5)
+    play.na(D, "::6", 6, flags="O")
+    play.na(E, "::8", 66, flags="O")
+    play.ns(D, "fe80::9", "::7", 9)
+    play.ports = (play.ports[0], port(E))
+    play.configure()
+    play.ports = (play.ports[0],)
+    play.configure()
+    play.pass_time(700)
+
+    assert play.engine.table_size() == play.engine.pending_size() == 0
+
+
+def test_an_asker_whose_port_has_lost_its_address_is_passed_over() -> None:
+    """Before it asks, and while it waits."""
+    play = Playbook(ports=(port(U, source=None), port(D), port(E)))
+    assert play.ns(U, ROUTER, "::5", 1) is Verdict.NO_SOURCE
+
+    play = Playbook()
+    play.ns(U, ROUTER, "::5", 1)
+    play.ports = (port(U, source=None), port(D), port(E))
+    play.configure()
+    assert play.na(D, "::5", 5) is Verdict.HEARD
+    assert not play.of("NA")
+
+
+def test_memories_stay_small_under_repetition() -> None:
+    """Relayed probes, and the timers of evicted hosts."""
+    play = Playbook(limits=Limits(per_source=10_000, resolutions=10_000, per_port=8))
+    for n in range(3000):
+        play.dad(D, "::5", 5 + n % 2, b"same!!")
+        play.dad(D, "::6", 66, n.to_bytes(6, "big"))
+        play.ns(E, f"::66:{n:x}", "fe80::1", n % 250)
+        play.pass_time(0.02)
+
+    assert len(play.engine._relayed) < 200
+    assert len(play.engine._timers) < 3000
+
+
+def test_the_option_alone_makes_no_move() -> None:
+    """A guest that names the victim's link-layer address in a frame of its own gets nothing at once."""
+    play = Playbook()
+    play.learn(E, "::5", 5)
+
+    assert play.na(D, "::5", 66, says=5) is Verdict.CONFLICT
+    assert not play.of("NA")
+    play.na(E, "::5", 5)
+    assert (play.where("::5"), play.route("::5")) == (E, E)
+
+
+def test_a_servers_address_is_not_moved_off_its_link_by_its_link_layer_address() -> None:
+    """From the upstream's own prefix to a downstream the server is asked first, DAD included."""
+    play = on_link_upstream()
+    play.learn(U, "::53", 53)
+    play.na(D, "::53", 53, flags="O")
+    assert play.of("PROBE", U)
+    assert play.where("::53") == U
+    play.na(U, "::53", 53)
+    play.dad(D, "::53", 53)
+    assert play.where("::53") == U
+    assert not play.of("NA", D)
+    play.pass_time(1.1)
+
+    assert play.where("::53") == D  # silent upstream: it did move
+
+
+def test_solicited_means_that_we_asked() -> None:
+    """S=1 in an advertisement that nobody asked for proves nothing and evicts nobody."""
+    play = Playbook(limits=Limits(per_port=4))
+    play.learn(D, "::5", 5)
+    for n in range(10, 20):
+        play.na(D, f"::66:{n:x}", n)
+
+    assert play.where("::5") == D
+
+
+def test_a_proxys_knowledge_gives_way_only_to_a_host_that_was_asked() -> None:
+    """O=0 first; O=1 from elsewhere is asked before it is believed."""
+    play = Playbook()
+    play.ns(U, ROUTER, "::5", 1)
+    play.na(D, "::5", 88, flags="S")
+    play.pass_time(5)
+    assert play.na(E, "::5", 5) is Verdict.CONFLICT
+    assert play.of("PROBE", E)
+    play.na(E, "::5", 5)
+
+    assert (play.where("::5"), play.route("::5")) == (E, E)
+
+
+def test_a_rebooting_next_hop_cannot_be_taken_by_probing() -> None:
+    """Nor can a host be drawn to a port that its rule does not name."""
+    play = Playbook()
+    play.next_hops = frozenset({(ip("::1"), U)})
+    play.configure()
+    play.learn(U, "::1", 1)
+    play.pass_time(31)
+    play.dad(D, "::1", 66)
+    play.pass_time(2)
+    assert play.where("::1") != D
+    assert play.route("::1") is None
+
+    play = Playbook(rules=(Rule(prefix=LAN, downstream=("down0",)),))
+    play.learn(D, "::5", 5)
+    play.pass_time(31)
+    play.dad(E, "::5", 66)
+    play.pass_time(2)
+    assert play.where("::5") != E
+
+
+def test_what_becomes_a_next_hop_or_our_own_is_let_go() -> None:
+    """Routes and addresses that appear later count as well."""
+    play = Playbook()
+    play.learn(D, "::1", 66)
+    play.learn(E, "::2", 67)
+    play.dad(D, "::3", 68)
+    play.ns(U, ROUTER, "::4", 1)
+    play.next_hops = frozenset({(ip("::1"), U)})
+    play.ports = (port(U, addresses=(ip("::2"), ip("::3"), ip("::4"))), port(D), port(E))
+    play.configure()
+    play.na(D, "::4", 69)
+    play.pass_time(2)
+
+    assert [play.where(address) for address in ("::1", "::2", "::3", "::4")] == [None] * 4
+    assert not play.kernel.host_routes
+
+
+def test_a_router_behind_is_learned_on_the_port_its_route_leaves_by() -> None:
+    """A next hop is another's everywhere else."""
+    play = Playbook()
+    play.next_hops = frozenset({(ip("::9"), D)})
+    play.configure()
+    play.learn(D, "::9", 9)
+
+    assert play.na(E, "::9", 66, flags="O") is Verdict.CLAIM
+    assert play.route("::9") == D
+
+
+def test_a_probe_for_an_address_that_the_kernel_holds_elsewhere_is_no_proof() -> None:
+    """Nobody objected, but the one who has it may not have heard."""
+    play = Playbook()
+    play.kernel.neighbors[ip("::53")] = U
+    play.dad(D, "::53", 66)
+    play.pass_time(1.05)
+    assert play.where("::53") is None
+    play.na(U, "::53", 53)
+    assert play.where("::53") == U
+
+
+def test_shares_of_link_layer_addresses_are_per_port() -> None:
+    """An attacker elsewhere who names the victim's evicts nothing of the victim's."""
+    play = Playbook(limits=Limits(per_host=3))
+    play.learn(D, "::5", 5)
+    for n in range(1, 8):
+        play.na(E, f"::66:{n}", 66, says=5, flags="O")
+
+    assert play.where("::5") == D
+
+
+def test_nobody_there_holds_for_the_ports_that_were_asked() -> None:
+    """A neighbor's question does not make the router's vain."""
+    play = Playbook()
+    play.ns(D, "fe80::6", "::7", 6)
+    play.pass_time(3.1)
+
+    assert play.ns(D, "fe80::6", "::7", 6) is Verdict.NOBODY
+    assert play.ns(U, ROUTER, "::7", 1) is RESOLVING
+    assert {sent.port for sent in play.of("NS")} == {D, E}
+
+
+def test_a_host_that_was_said_to_be_on_the_asking_port_is_probed_there() -> None:
+    """One forged frame is no black hole; a host that moved in silence is found."""
+    play = Playbook()
+    play.ns(U, "::5", "::1", 66)
+    assert play.ns(U, ROUTER, "::5", 1) is Verdict.SAME_PORT
+    assert play.of("PROBE", U)
+    play.pass_time(3.1)
+    play.ns(U, ROUTER, "::5", 1)
+
+    assert play.of("NS", D)
+
+
+def test_routed_is_the_kernels_word_alone() -> None:
+    """Nobody is learned, so nobody can draw a routed address to himself."""
+    play = Playbook(rules=ROUTED)
+    play.kernel.routes = {ip("::5"): D}
+    play.ns(U, "::5", "::1", 66)
+    play.na(E, "::5", 66, flags="O")
+    play.dad(E, "::7", 66)
+    play.pass_time(2)
+
+    assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
+    assert play.engine.table_size() == 0
+    assert not play.kernel.host_routes
+
+
+def test_a_source_is_where_frames_come_from() -> None:
+    """Naming the router's link-layer address in options costs the router nothing."""
+    play = Playbook(limits=Limits(per_source=5))
+    for n in range(1, 20):
+        play.na(D, f"::66:{n:x}", 66, says=1, flags="O")
+
+    assert play.ns(U, ROUTER, "::7", 1) is RESOLVING
+
+
+def test_the_port_that_waits_for_most_gives_way() -> None:
+    """`pending` is shared: a flood on one port leaves room for the others."""
+    play = Playbook(limits=Limits(pending=6, per_source=10_000, resolutions=10_000))
+    for n in range(1, 20):
+        play.ns(D, "fe80::66", f"::66:{n:x}", 66)
+    assert play.engine.pending_size() == 6
+
+    assert play.ns(U, ROUTER, "::7", 1) is RESOLVING
+    assert play.engine.pending_size() == 6
+
+
+def test_a_link_layer_address_in_two_places_moves_once_a_second() -> None:
+    """A flapping guest makes no storm of announcements and route changes."""
+    play = Playbook(limits=Limits(per_source=10_000, resolutions=10_000))
+    play.learn(D, "::5", 5)
+    told = 0
+    for n in range(200):
+        play.na((E, D)[n % 2], "::5", 5, flags="O")
+        told += len(play.of("NA"))
+        play.pass_time(0.001)
+
+    assert told == 1
+
+
+def test_objections_reach_all_who_probe() -> None:
+    """Two probers, a prober whose port the rule does not name, a prober while another claim is open."""
+    play = Playbook()
+    play.dad(D, "::5", 5, b"nonce1")
+    play.dad(E, "::5", 6, b"nonce2")
+    play.na(U, "::5", 7, flags="O")
+    assert {sent.port for sent in play.of("NA")} == {D, E}
+
+    play = Playbook(rules=(Rule(prefix=LAN, downstream=("down0",)),))
+    play.dad(U, "::5", 66)
+    assert [sent.port for sent in play.of("DAD")] == [D]
+    play.na(D, "::5", 5, flags="O")
+    assert [sent.port for sent in play.of("NA")] == [U]
+
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.pass_time(31)
+    play.na(E, "::5", 66, flags="O")
+    play.dad(U, "::5", 67)
+    play.na(D, "::5", 5)
+    assert [sent.port for sent in play.of("NA")] == [U]
+
+
+def test_a_probe_that_cannot_be_remembered_is_not_relayed() -> None:
+    """Or the objection would get lost."""
+    play = Playbook(limits=Limits(pending=1))
+    play.ns(U, ROUTER, "::9", 1)
+
+    assert play.dad(U, "::5", 5) is Verdict.PENDING_FULL
+    assert not play.sent
+
+
+def test_known_hosts_are_defended_from_an_empty_bucket_too() -> None:
+    """A flood on the prober's port is no way to a duplicate."""
+    play = Playbook(limits=Limits(per_source=1, resolutions=1))
+    play.learn(D, "::5", 5)
+    for _ in range(5):
+        assert play.dad(U, "::5", 66) is Verdict.DEFENDED
+
+
+def test_two_proxies_do_not_hand_a_probe_round() -> None:
+    """What another made of a probe is dropped on every port that has had it, where it came from included."""
+    play = Playbook(ports=(port(U), port(D)))
+    play.dad(D, "::5", 5, b"nonce!")
+
+    assert play.dad(D, "::5", 88, b"nonce!") is Verdict.LOOP
+    assert play.dad(U, "::5", 88, b"nonce!") is Verdict.LOOP
+    assert play.dad(D, "::5", 5, b"nonce!") is Verdict.RELAYED  # the host repeats itself
+
+
+def test_a_reload_of_the_table_keeps_hosts_reachable() -> None:
+    """The new routes are there before the old ones go; somebody else's stays."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.group = replace(play.group, routes=Routes(table=100))
+    play.configure()
+    assert [route.table for route in play.kernel.host_routes] == [100]
+    assert play.engine.wanted_routes() == frozenset(play.kernel.host_routes)
+
+
+def test_a_foreign_route_that_goes_is_replaced_by_ours() -> None:
+    """When the kernel itself asks, and when the host is probed."""
+    play = Playbook()
+    play.kernel.result = RouteResult.FOREIGN
+    play.learn(D, "::5", 5)
+    play.kernel.result = RouteResult.ADDED
+    play.pass_time(31)
+    play.ns(U, ROUTER, "::5", 1)
+
+    assert play.route("::5") == D
+
+
+def test_a_port_without_address_never_spins() -> None:
+    """What cannot be probed is kept, and looked at again after `forget`."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.ports = (port(U), port(D, source=None), port(E))
+    play.configure()
+    play.na(E, "::5", 66, flags="O")
+    play.pass_time(60)
+
+    assert play.engine.deadline > play.now + 60
+    assert [info.state for info in play.engine.neighbors(play.now)] == ["stale"]
+
+
+def test_an_owner_that_speaks_keeps_its_address() -> None:
+    """Asking something, or probing again, is as good as an answer."""
+    for speak in (
+        lambda play: play.ns(D, "::5", "::1", 5),
+        lambda play: play.dad(D, "::5", 5),
+    ):
+        play = Playbook()
+        play.learn(D, "::5", 5)
+        play.na(E, "::5", 66, flags="O")
+        play.pass_time(0.6)
+        speak(play)
+        assert EventKind.CONFLICT in play.kinds()
+        play.pass_time(1)
+        assert play.where("::5") == D
+
+
+def test_an_advertisement_without_override_contests_nothing() -> None:
+    """RFC 4861 section 7.2.5: another proxy's O=0 against the host's own O=1."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+
+    assert play.na(E, "::5", 88, flags="S") is Verdict.HEARD
+    assert not play.sent
+    assert not play.events
+
+
+def test_isolate_is_not_for_the_hosts_own_traffic() -> None:
+    """The host reaches everybody."""
+    play = Playbook(isolate=True)
+    play.receive(D, ndp.solicitation(play.mac_of(D), ip("fe80::2"), ip("::6")))
+
+    assert {sent.port for sent in play.of("NS")} == {U, E}
+
+
+def test_an_answer_beats_an_unproven_claim() -> None:
+    """One forged advertisement does not shut out the host that answers."""
+    play = on_link_upstream()
+    play.na(D, "::5", 66, flags="O")
+    play.ns(U, ROUTER, "::5", 1)
+    assert play.na(E, "::5", 5) is Verdict.HEARD
+    play.pass_time(0.01)
+
+    assert (play.where("::5"), play.route("::5")) == (E, E)
+
+
+def test_one_refused_route_holds_back_nobody_elses_frames() -> None:
+    """Ticks end where a route is asked for."""
+    play = on_link_upstream()
+    play.learn(E, "::8", 8)
+    play.na(D, "::5", 5, flags="O")
+    play.na(U, "::8", 88, flags="O")
+    play.kernel.result = RouteResult.FAILED
+    play.pass_time(1.0)
+
+    assert len(play.of("PROBE", E)) == 2
+
+
+def test_a_refused_route_has_its_own_verdict() -> None:
+    """On the wire and in `explain` alike."""
+    play = Playbook()
+    play.kernel.result = RouteResult.FAILED
+    play.learn(D, "::5", 5)
+
+    assert play.engine.explain(ip("::5"), U, play.now).verdict is Verdict.ROUTE_FAILED
+    assert play.ns(U, ROUTER, "::5", 1) is Verdict.ROUTE_FAILED
+    assert not play.of("NA")
+
+
+def test_who_sends_router_advertisements_is_a_router() -> None:
+    """R=1 for its addresses, though it never advertised them itself."""
+    play = Playbook()
+    play.ns(U, "::1", "::9", 1)
+    advertisement = bytes(
+        Ether(src=mac(1).hex(":"), dst="33:33:00:00:00:01")
+        / IPv6(src=ROUTER, dst="ff02::1", hlim=255)
+        / ICMPv6ND_RA()
+    )
+    assert play.receive(U, ndp.NO_OFFLOAD + advertisement) is Verdict.NOT_HANDLED
+    play.ns(D, "fe80::5", "::1", 5)
+
+    assert play.of("NA", D)[0].message.flags == ndp.S_FLAG | ndp.R_FLAG
+
+
+def test_smaller_limits_shrink_the_table() -> None:
+    """At the reload."""
+    play = Playbook(limits=Limits(per_source=10_000, resolutions=10_000))
+    for n in range(1, 30):
+        play.ns(D, f"::{n:x}", "fe80::1", n)
+    play.group = replace(play.group, limits=Limits(neighbors=5))
+    play.configure()
+
+    assert play.engine.table_size() == len(play.kernel.host_routes) == 5
 
 
 # -- anything ------------------------------------------------------------------------------------------------
