@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -1294,10 +1295,11 @@ def test_a_port_without_address_never_spins() -> None:
 
 def test_an_owner_that_speaks_keeps_its_address() -> None:
     """Asking something, or probing again, is as good as an answer."""
-    for speak in (
+    speaks: tuple[Callable[[Playbook], Verdict], ...] = (
         lambda play: play.ns(D, "::5", "::1", 5),
         lambda play: play.dad(D, "::5", 5),
-    ):
+    )
+    for speak in speaks:
         play = Playbook()
         play.learn(D, "::5", 5)
         play.na(E, "::5", 66, flags="O")
