@@ -454,6 +454,10 @@ class Host:
         """``valid``, ``tentative``, ``dadfailed``, ``deprecated`` or ``absent``."""
         return self.addresses(interface).get(str(ipaddress.IPv6Address(address)), "absent")
 
+    def carrier(self, interface: str) -> bool:
+        """Whether the interface can send: administratively up, and so is the other end."""
+        return bool(self.ip_json(f"link show dev {interface}")[0]["operstate"] == "UP")
+
     def add(self, interface: str, address: str, *, dad: bool = False) -> None:
         """Add an address; without DAD unless asked for."""
         self.ip(f"addr add {address} dev {interface}" + ("" if dad else " nodad"))
@@ -543,6 +547,7 @@ class Lab:
         self.processes: list[subprocess.Popen[str]] = []
         self.portiers: list[Portier] = []
         self._macs = 0
+        self._index = 10
 
     def host(self, name: str, *, forwarding: bool = False) -> Host:
         """Make a host; ``forwarding`` makes it a router for IPv6."""
@@ -561,9 +566,13 @@ class Lab:
         mac: str | None = None, other_mac: str | None = None, up: bool = True,
     ) -> None:  # fmt: skip
         """Lay a cable between two hosts; ``mac`` is that of the first end."""
+        # Two ends with one index, as they come by themselves in fresh namespaces, are told of their carrier
+        # up to a second late: the kernel takes them for a link that is its own peer.
+        self._index += 2
         add = (
-            f"link add {one_name} address {mac or self.new_mac()} netns {one.pid} type veth "
-            f"peer name {other_name} address {other_mac or self.new_mac()} netns {other.pid}"
+            f"link add {one_name} index {self._index} address {mac or self.new_mac()} netns {one.pid} "
+            f"type veth peer name {other_name} index {self._index + 1} address {other_mac or self.new_mac()} "
+            f"netns {other.pid}"
         )
         if not up:
             one.ip(add)

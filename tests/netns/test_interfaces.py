@@ -20,7 +20,7 @@ def reached(scene: Scene, target: str = guest(1), timeout: float = 10.0) -> None
     wait_for(ping, timeout, f"{target} reached; ports: {scene.portier.group()['ports']}")
 
 
-def assert_calm(portier: Portier, seconds: float = 3.0) -> None:
+def assert_calm(portier: Portier, seconds: float = 2.0) -> None:
     """The daemon uses next to no CPU while nothing happens."""
     time.sleep(0.5)
     before = portier.cpu_seconds()
