@@ -128,6 +128,9 @@ class RouteHints(Protocol):
     def heed(self, portid: int) -> None:
         """Take `ignore` back."""
 
+    def count_as_own(self, makers: Collection[int]) -> None:
+        """These are the protocol numbers (rtm_protocol) of Portier's routes."""
+
     def route_versions(self) -> tuple[int, Mapping[int, int]]:
         """A number that changes when anything may have changed, and one for each maker (rtm_protocol)
         whose routes have."""
@@ -231,6 +234,8 @@ class Kernel:
         matters.  With a monitor these next hops are as of the last full reading.
         """
         own = frozenset({protocol} if isinstance(protocol, int) else protocol)
+        if self._monitor is not None:
+            self._monitor.count_as_own(own)
         # Before the routes, because a link that comes meanwhile does no harm without its routes, and
         # routes of an unknown link are none.
         links = self._socket.dump(nl.RTM_GETLINK, _LINKS, self._links.parse)

@@ -3,8 +3,8 @@
 An event is only a hint that something may have changed: it is told by its type and a few fixed offsets,
 never decoded.  What cannot matter is dropped by a socket filter inside the kernel, so that a routing
 daemon's churn costs nothing here: routes by a gateway of any maker that is not among
-`portier.system.kernel.PLAIN_MAKERS`, and routes that are not unicast.  Routes and rules that Portier's own
-netlink sockets make are known by their port ids.
+`portier.system.kernel.PLAIN_MAKERS`, and routes that are not unicast.  Its routes to single hosts on a link
+are dropped here.  Routes and rules that Portier's own netlink sockets make are known by their port ids.
 
 Events that come in a storm make one wake for each reason, twenty times a second at most.
 """
@@ -20,11 +20,11 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Self
 
 from portier.system import rtnetlink as nl
-from portier.system.kernel import PLAIN_MAKERS
+from portier.system.kernel import PLAIN_MAKERS, PROTOCOL
 
 _GROUPS: Final = (1, 9, 11, 19, 25)  # RTNLGRP_LINK, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE, _IPV6_NETCONF
 _REASONS: Final = {
@@ -40,6 +40,7 @@ _REASONS: Final = {
     nl.RTM_DELNETCONF: "sysctl",
 }
 _OWN: Final = frozenset({nl.RTM_NEWROUTE, nl.RTM_DELROUTE, nl.RTM_NEWRULE, nl.RTM_DELRULE})
+_PREFIX: Final = nl.LENGTH + 1  # rtm_dst_len
 _MAKER: Final = nl.LENGTH + 5  # rtm_protocol
 _TYPE: Final = nl.LENGTH + 7  # rtm_type
 
@@ -60,13 +61,15 @@ log = logging.getLogger(__name__)
 class Monitor:
     """A thread that listens from when this is made, in the network namespace it is made in.
 
-    ``wake`` is called in that thread with a reason: link, address, route, rule, sysctl, or overflow when
-    events were lost and anything may have changed.  It must not block.
+    ``wake`` is called in that thread with a reason: link, address, route (one with Portier's protocol number,
+    by another hand), foreign (another maker's route), rule, sysctl, or overflow when events were lost and
+    anything may have changed.  It must not block.
     """
 
     def __init__(self, wake: Callable[[str], None], own: Iterable[int] = ()) -> None:
         self._wake = wake
         self._own = set(own)
+        self._makers: Collection[int] = frozenset({PROTOCOL})
         self._epoch = 0
         self._versions: dict[int, int] = {}
         self._socket = _open()
@@ -101,6 +104,10 @@ class Monitor:
     def heed(self, portid: int) -> None:
         """Take `ignore` back."""
         self._own.discard(portid)
+
+    def count_as_own(self, makers: Collection[int]) -> None:
+        """These are the protocol numbers (rtm_protocol) of Portier's routes."""
+        self._makers = makers
 
     def route_versions(self) -> tuple[int, Mapping[int, int]]:
         """A number that changes when any routes may have changed unnoticed, and one for each maker
@@ -164,6 +171,10 @@ class Monitor:
                 if data[_TYPE] != nl.RTN_UNICAST:
                     continue
                 maker = data[_MAKER]
+                if maker not in self._makers:
+                    if data[_PREFIX] == 128 and maker not in PLAIN_MAKERS:
+                        continue  # without gateway: those by one never get here
+                    reason = "foreign"
                 self._versions[maker] = self._versions.get(maker, 0) + 1
             reasons.add(reason)
         return reasons

@@ -107,10 +107,12 @@ RULE = PolicyRule(1135, "one", "fe80::/10", "", 135)
     [
         ("link add name new type veth peer name other", {"link"}),
         ("link set one mtu 1400", {"link"}),
-        ("address add 2001:db8:2::1/64 dev one nodad", {"address", "route"}),
-        ("-6 route add 2001:db8:3::/64 dev one", {"route"}),
-        ("-6 route add 2001:db8:3::/64 dev one table 100 protocol bgp", {"route"}),
-        ("-6 route add 2001:db8:3::/64 via 2001:db8:1::2 dev one protocol static", {"route"}),
+        ("address add 2001:db8:2::1/64 dev one nodad", {"address", "foreign"}),
+        ("-6 route add 2001:db8:3::/64 dev one", {"foreign"}),
+        ("-6 route add 2001:db8:3::/64 dev one table 100 protocol bgp", {"foreign"}),
+        ("-6 route add 2001:db8:3::/64 via 2001:db8:1::2 dev one protocol static", {"foreign"}),
+        ("-6 route add 2001:db8:3::5 dev one protocol static", {"foreign"}),
+        ("-6 route add 2001:db8:3::5 dev one protocol bgp", set()),
         ("-6 route add 2001:db8:3::5 dev one metric 4389 protocol 135", {"route"}),
         ("-6 route add unreachable 2001:db8:3::/64", set()),
         ("-6 route add 2001:db8:3::/64 via 2001:db8:1::2 dev one protocol bgp", set()),
@@ -161,7 +163,7 @@ def test_news_between_making_and_starting(wakes: Wakes) -> None:
     made = Monitor(wakes)
     ip("-6 route add 2001:db8:3::/64 dev one")
     with made:
-        wakes.until("route")
+        wakes.until("foreign")
 
 
 def test_storm_and_loss(wakes: Wakes, monkeypatch: pytest.MonkeyPatch) -> None:
