@@ -43,7 +43,7 @@ class Neighbor:
     said anything; ``due`` when it next needs attention; ``probes`` how many unanswered unicast probes are
     out; ``ready`` until when it is answered for without a second look, with ``flags``;
     ``override`` the O flag of its last advertisement, None when it never sent one: a proxy's O=0
-    gives way to the host itself (RFC 4861 section 7.2.8).  ``moved`` is when it last moved; until
+    gives way to the host itself (RFC 4861 section 7.2.8).  ``settled`` grows by RetransTimer a move; until
     ``verify_until`` an answer from one of the ``asked`` interfaces may still be to what found it.
     """
 
@@ -59,7 +59,6 @@ class Neighbor:
         "ifindex",
         "learned",
         "mac",
-        "moved",
         "override",
         "probes",
         "queued",
@@ -68,6 +67,7 @@ class Neighbor:
         "route",
         "route_state",
         "router",
+        "settled",
         "verify_until",
     )
 
@@ -90,7 +90,7 @@ class Neighbor:
         self.claim: Claim | None = None
         self.route: HostRoute | None = None
         self.route_state = RouteState.NONE
-        self.moved = 0.0
+        self.settled = 0.0
         self.verify_until = 0.0
         self.asked: frozenset[int] = frozenset()
 

@@ -46,6 +46,12 @@ _CONTEST_PROBES: Final = 3
 _CONTEST_INTERVAL: Final = 0.25
 # RFC 4861 section 7.2.2 wants a small queue; each asker is one who waits for the same target.
 _ASKERS_PER_TARGET: Final = 16
+# `always` answers whether the host is there or not; where its route is still to be found, this much later,
+# so that the first packet finds it too.
+_BEHIND: Final = 0.01
+# How many moves of one host are followed at once; then one in RetransTimer, or a link-layer address in two
+# places would be a storm of announcements.
+_MOVES: Final = 4
 # Bounds on memories that have no limit of their own in the configuration.
 _ASKERS_PER_PORT: Final = 1024
 _SOURCES: Final = 4096
@@ -132,9 +138,10 @@ class _Pending(_Timed):
     """A target that is being asked for.
 
     ``origin`` is the port on whose behalf, ``asked`` are the ports it was asked for on, ``askers`` those who
-    wait, ``wanted`` whether the host's own traffic does.  ``checked`` means that others have a say before a
-    downstream is believed, ``held`` the port on which the kernel's neighbor table has the target, and
-    ``candidate`` is the downstream that spoke up meanwhile, ``proven`` when it answered us.
+    wait, ``wanted`` whether the host's own traffic does, ``promised`` that they are answered in any case.
+    ``checked`` means that others have a say before a downstream is believed, ``held`` the port on which the
+    kernel's neighbor table has the target, ``candidate`` is the downstream that spoke up meanwhile,
+    ``proven`` when it answered us, and ``settle_at`` when the others have had their chance.
     """
 
     __slots__ = (
@@ -144,6 +151,7 @@ class _Pending(_Timed):
         "checked",
         "held",
         "origin",
+        "promised",
         "proven",
         "rule",
         "settle_at",
@@ -165,6 +173,7 @@ class _Pending(_Timed):
         self.held = 0
         self.candidate: _Sighting | None = None
         self.proven = False
+        self.promised = False
         self.settle_at = 0.0
 
 
@@ -527,8 +536,13 @@ class RouteEngine:
         else:
             flags = self._flags(router=decision.router)
             rule = decision.rule
-            if rule is not None and rule.answer is Answer.ALWAYS and self._shadowed(rule, target, port):
-                self._resolve_behind(port, target, rule, message.ether_source, now)
+            if (
+                rule is not None
+                and rule.answer is Answer.ALWAYS
+                and self._shadowed(rule, target, port)
+                and self._resolve_behind(port, target, rule, message.ether_source, now, asker)
+            ):
+                return Verdict.ANSWERED  # in a moment
         self._reply(port, asker, target, flags)
         if message.link_layer and (_link_local(source) or (known is not None and known.mac == mac)):
             self._remember(port, asker, known)
@@ -643,12 +657,25 @@ class RouteEngine:
         return self._behind.get(target) in (0, port.ifindex)
 
     def _resolve_behind(
-        self, port: _Attached, target: bytes, rule: CompiledRule, ether_source: bytes, now: float
-    ) -> None:
-        """Look for a target that was answered for already, so that its host route appears."""
+        self,
+        port: _Attached,
+        target: bytes,
+        rule: CompiledRule,
+        ether_source: bytes,
+        now: float,
+        asker: _Asker,
+    ) -> bool:
+        """Look for a target that is answered for in any case, so that its host route is there before the
+        answer; says whether the answer waits for that."""
         ports = self._askable(port, rule)
-        if ports and not self._known_absent(target, ports, now):
-            self._resolve(port, target, rule, ports, ether_source, now)
+        if not ports or self._known_absent(target, ports, now) or target in self._pending:
+            return False
+        if self._resolve(port, target, rule, ports, ether_source, now, asker) is not Verdict.RESOLVING:
+            return False
+        pending = self._pending[target]
+        pending.wanted = pending.promised = True
+        self._schedule(pending, now + _BEHIND)
+        return True
 
     def _known_absent(self, target: bytes, ports: list[_Attached], now: float) -> float:
         """For how many seconds more `target` is not to be asked for on `ports`: it was, on all of them."""
@@ -808,12 +835,16 @@ class RouteEngine:
         if entry.claim is None and (limit := self._over_limit(port, ether_source, now)) is not None:
             return limit
         if self._roams(entry, seen):
-            if now < entry.moved + self._group.timers.retransmit:
-                return Verdict.CONFLICT  # one link-layer address in two places: not more than a move a second
+            if self._restless(entry, now):
+                return Verdict.CONFLICT
             self._move(entry, port, seen.mac, now)
             self._refresh(entry, seen, now)
             return Verdict.HEARD
         return self._contest(entry, seen, now)
+
+    def _restless(self, entry: Neighbor, now: float) -> bool:
+        """Whether a host has moved so often lately that one more move has to wait."""
+        return entry.settled > now + (_MOVES - 1) * self._group.timers.retransmit
 
     def _roams(self, entry: Neighbor, seen: _Sighting) -> bool:
         """Whether this is the host itself on another port: its own link-layer address, in a frame that it
@@ -935,9 +966,13 @@ class RouteEngine:
         if entry.route_state is RouteState.MISSING and not self._route_asked(entry):
             return  # over the limit of route changes: no answer without the route
         for asker in pending.askers:
-            port = self._ports.get(asker.ifindex)
-            if port is not None and port.port.source and seen.port.ifindex in port.reaches:
-                self._reply(port, asker, pending.target, entry.flags)
+            if asker.ifindex in self._ports and seen.port.ifindex in self._ports[asker.ifindex].reaches:
+                self._answer_waiting(asker, pending.target, entry.flags)
+
+    def _answer_waiting(self, asker: _Asker, target: bytes, flags: int) -> None:
+        port = self._ports.get(asker.ifindex)
+        if port is not None and port.port.source is not None:
+            self._reply(port, asker, target, flags)
 
     def _route_asked(self, entry: Neighbor) -> bool:
         return any(
@@ -1044,7 +1079,8 @@ class RouteEngine:
         entry.reachable = 0.0
         entry.override = None
         entry.asked = frozenset()
-        entry.heard = entry.moved = now
+        entry.heard = now
+        entry.settled = max(entry.settled, now) + self._group.timers.retransmit
         self._schedule(entry, now + self._group.timers.forget)
         self._want_route(entry, now, wanted=True)
         self._set_ready(entry)
@@ -1150,7 +1186,7 @@ class RouteEngine:
             return limit
         if not self._roams(entry, seen):
             self._contest(entry, seen, now, now + self._group.timers.retransmit)
-        elif now >= entry.moved + self._group.timers.retransmit:
+        elif not self._restless(entry, now):
             self._move(entry, port, entry.mac, now)
         return Verdict.OWN_PROBE
 
@@ -1333,16 +1369,26 @@ class RouteEngine:
         asked = frozenset(pending.asked)
         if self._pending.get(pending.target) is not pending:
             return
-        if pending.candidate is not None:
-            self._settle(pending, pending.candidate, now)
+        seen = pending.candidate
+        if seen is not None and pending.proven and now >= pending.settle_at:
+            self._settle(pending, seen, now)
+        elif pending.promised:
+            pending.promised = False
+            flags = self._flags(router=False)
+            for asker in pending.askers:
+                self._answer_waiting(asker, pending.target, flags)
+            pending.askers.clear()
+            self._schedule(pending, now + timers.retransmit)
         elif pending.tries >= timers.retries or not asked:
             self._give_up(pending)
-            if asked:
+            if asked and seen is None:
                 self._note_absence(pending.target, asked, now)
         else:
             pending.tries += 1
             pending.asked = set()
             self._ask(pending, [self._ports[index] for index in asked])
+            if seen is not None:
+                self._unicast(seen.port, seen.address, seen.mac)
             self._schedule(pending, now + timers.retransmit)
 
     def _note_absence(self, target: bytes, asked: frozenset[int], now: float) -> None:
