@@ -193,11 +193,6 @@ class NeighborTable:
         share.confirmed[entry.address] = entry
         entry.confirmed = True
 
-    def on_port(self, ifindex: int) -> int:
-        """How many entries a port has."""
-        share = self._ports.get(ifindex)
-        return 0 if share is None else len(share)
-
     def _enter(self, entry: Neighbor) -> None:
         share = self._ports.get(entry.ifindex)
         if share is None:

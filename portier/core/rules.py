@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Final
 
 from portier.core.model import Answer, Bound, Live, Network, Role, Rule
-
-_BITS: Final = {4: 32, 16: 128}
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
