@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Final, Protocol
 
@@ -102,6 +102,12 @@ class _Group:
         self.due = 0.0
         self.call_off: Callable[[], object] = _nothing
 
+    def working(self) -> Bound:
+        """What the worker works with, or will after its restart."""
+        if self.removed:
+            return replace(self.bound, ports=())
+        return (self.worker.running if self.worker else None) or self.bound
+
 
 class Supervisor:
     """The workers of all groups.  For any thread.
@@ -128,12 +134,10 @@ class Supervisor:
 
     def running(self) -> dict[str, Bound]:
         """What each group works with.  Ports that could not be opened or went down are missing from it,
-        so that they are a difference to what should be; a group that waits for its restart is there."""
+        so that they are a difference to what should be; a group that waits for its restart is there, and
+        one that was not seen to stop is there without ports."""
         with self._lock:
-            return {
-                name: (group.worker.running if group.worker else None) or group.bound
-                for name, group in self._groups.items()
-            }
+            return {name: group.working() for name, group in self._groups.items()}
 
     def start(self, bound: Bound) -> None:
         """Start a group's worker, and return when it works with `bound`.
@@ -150,9 +154,14 @@ class Supervisor:
 
     def update(self, bound: Bound) -> None:
         """Have a group's worker work with `bound`, and return when it does; one that waits for its restart
-        will begin with it.  Raises PortierError when ports could not be opened, when the worker does not
-        answer or crashes, and when there is no such group."""
+        will begin with it, and one that was not seen to stop makes way for a new one.  Raises PortierError
+        when ports could not be opened, when the worker does not answer, stop or live, and when there is no
+        such group."""
         group = self._group(bound.group.name)
+        if group.removed:
+            self.stop(bound.group.name)
+            self.start(bound)
+            return
         rules = RuleTable.compile(bound)
         with group.lock:
             group.bound, group.rules = bound, rules

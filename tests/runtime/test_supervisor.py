@@ -309,6 +309,25 @@ def test_a_worker_that_does_not_stop_is_told(ground: Ground) -> None:
     assert ground.supervisor.running() == {}
 
 
+def test_a_group_that_was_slow_to_stop_is_taken_up_again(ground: Ground) -> None:
+    """Wanted again, with the very same ports, it is a difference; an update ends the old worker and makes
+    a new one, and fails for as long as the old one does not stop."""
+    ground.supervisor.start(bound())
+    ground.workers[0].stubborn = True
+    with pytest.raises(PortierError, match="does not stop"):
+        ground.supervisor.stop("guests")
+    assert ground.supervisor.running() == {"guests": Bound(group=bound().group, ports=())}
+    with pytest.raises(PortierError, match="does not stop"):
+        ground.supervisor.update(bound())
+
+    ground.workers[0].stubborn = False
+    ground.supervisor.update(bound())
+    assert len(ground.workers) == 2
+    assert ground.workers[0].stopped
+    assert ground.supervisor.running() == {"guests": bound()}
+    assert ground.state() == "running"
+
+
 def test_what_is_not_there(ground: Ground) -> None:
     """Each wrong step is one line."""
     with pytest.raises(PortierError, match="there is no worker guests"):
