@@ -230,7 +230,7 @@ class Reconciler:
 
         self._memory = Memory()
         self._links: frozenset[int] = frozenset()
-        self._foreign: set[HostRoute] = set()
+        self._foreign: dict[HostRoute, float] = {}  # routes in whose place is somebody else's, as of when
         self._stale: dict[HostRoute, float] = {}
         self._repairs: dict[HostRoute, int] = {}
         self._minute = -math.inf
@@ -245,7 +245,7 @@ class Reconciler:
         self._earliest = -math.inf
         self._retry_at = math.inf
         self._retry_after = _RETRY_FIRST
-        self._resync_at = math.inf
+        self._resync_at = -math.inf
         self._thread: threading.Thread | None = None
         self._busy_since: float | None = None
 
@@ -293,7 +293,6 @@ class Reconciler:
         """Run rounds, in a thread of their own, the first at once; returns its outcome to come."""
         first: Future[Round] = Future()
         self._asked.append(first)
-        self._resync_at = self._clock()
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
         self._thread.start()
         return first
@@ -430,8 +429,6 @@ class Reconciler:
             self._refresh(asked=True)
         elif "file" in reasons:
             self._refresh(asked=False)
-        if self._clock() >= self._resync_at:
-            self._foreign.clear()  # perhaps they are gone
         done = self.round()
         self._retry(failed=bool(done.pending or done.errors), reasons=reasons)
         for future in asked:
@@ -439,7 +436,8 @@ class Reconciler:
 
     def _retry(self, *, failed: bool, reasons: set[str]) -> None:
         now = self._clock()
-        self._resync_at = now + _RESYNC
+        if now >= self._resync_at:
+            self._resync_at = now + _RESYNC
         self._earliest = now + min(max(_SPACING, self.last.seconds * _SHARE), _SPACING_MOST)
         if not failed:
             self._retry_at, self._retry_after = math.inf, _RETRY_FIRST
@@ -516,6 +514,9 @@ class Reconciler:
             if plan.FORWARDING_DEFAULT in sysctls
             else None,
         )
+        now = self._clock()
+        # After a while they are tried again: perhaps what was in the way is gone.
+        foreign = {route for route, since in self._foreign.items() if now - since < _RESYNC}
         before = shown.before if shown else self._workers.learned()
         links = self._links
         while True:
@@ -527,9 +528,9 @@ class Reconciler:
                 config,
                 snapshot,
                 self._memory,
-                learned=learned - self._foreign,
+                learned=learned - foreign,
                 recorded=recorded,
-                now=self._clock(),
+                now=now,
             )
             if report.links <= links:
                 break
@@ -566,8 +567,10 @@ class Reconciler:
         for rule in look.recorded.rules - look.snapshot.rules - look.want.rules:
             self._record.forget_rule(rule)
 
+        wanted = look.before | look.after
+        self._foreign = {route: since for route, since in self._foreign.items() if route in wanted}
         now = self._clock()
-        gone = look.recorded.routes - look.snapshot.host_routes - look.before - look.after
+        gone = look.recorded.routes - look.snapshot.host_routes - wanted
         self._stale = {route: self._stale.get(route, now) for route in gone}
         for route, since in self._stale.items():
             # A worker records a route a moment before it adds it: only what stays away is gone.
@@ -618,9 +621,12 @@ class Reconciler:
         old = look.dropped.get((route.address, route.table, route.metric))
         result = kernel.add_route(route) if old is None else kernel.move_route(old, route)
         if result is RouteResult.FOREIGN:
-            self._foreign.add(route)
-            self._event(EventKind.ROUTE, f"{str(step)[2:]} is somebody else's now")
-        elif result is RouteResult.ADDED and old is None:
+            if route not in self._foreign:
+                self._event(EventKind.ROUTE, f"{str(step)[2:]} is somebody else's now")
+            self._foreign[route] = self._clock()
+            return
+        self._foreign.pop(route, None)
+        if result is RouteResult.ADDED and old is None:
             if len(self._repairs) >= _REPAIRS:
                 self._repairs.clear()
             times = self._repairs[route] = self._repairs.get(route, 0) + 1

@@ -229,6 +229,42 @@ def test_foreign_route_in_the_way_is_left(world: World) -> None:
     assert world.kernel.host_routes == [theirs]
 
 
+def test_foreign_route_that_goes_is_followed_by_ours(world: World) -> None:
+    """Once somebody else's route is gone, ours is back within the minute, however often rounds are made
+    meanwhile; while it stays, it is told once.  What no worker wants any more is forgotten."""
+    reconciler = world.reconciler
+    world.round()
+    route = world.workers.learn("2001:db8:7::5", world.kernel.index("tap-3"))
+    theirs = route._replace(protocol=4)
+    world.kernel.host_routes = [theirs]
+    for _ in range(4):
+        reconciler._turn({"route"}, [])
+        world.clock.advance(50.0)
+    assert len(world.texts(EventKind.ROUTE)) == 1
+    world.kernel.host_routes = []
+    reconciler._turn({"route"}, [])
+    world.clock.advance(50.0)
+    reconciler._turn({"route"}, [])
+    assert world.kernel.host_routes == [route]
+
+    world.kernel.host_routes = [theirs]
+    world.round()
+    assert reconciler._foreign
+    world.workers.hosts.clear()
+    world.round()
+    assert not reconciler._foreign
+
+
+def test_resync_is_not_put_off_by_rounds(world: World) -> None:
+    """A minute after the last one it is due, whatever other rounds there were; and only then anew."""
+    reconciler = world.reconciler
+    began = reconciler._resync_at = world.clock()
+    for seconds, due in ((0.0, 60.0), (50.0, 60.0), (70.0, 130.0), (120.0, 130.0)):
+        world.clock.now = began + seconds
+        reconciler._turn({"link"}, [])
+        assert reconciler._resync_at == began + due
+
+
 def test_route_of_a_host_that_moved_takes_the_place_of_the_old(world: World) -> None:
     """A move that the worker could not carry out is carried out: the new route in the old one's place."""
     world.kernel.add_link("tap-4")
