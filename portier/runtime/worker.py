@@ -140,11 +140,36 @@ class _Open:
         self.batch = 1
 
 
+class _Oracle:
+    """A kernel that knows of nothing where it cannot be asked (no buffers, no answer in time): the engine
+    then decides as for an address of which the kernel has not heard."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def route(self, address: bytes, table: int) -> int:
+        """The interface by which a route leaves, or 0."""
+        try:
+            return self._kernel.route(address, table)
+        except (PortierError, OSError) as error:
+            log.debug("no word on a route: %s", error)
+            return 0
+
+    def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
+        """The port on which the kernel has talked to an address, or 0."""
+        try:
+            return self._kernel.neighbor(address, ports)
+        except (PortierError, OSError) as error:
+            log.debug("no word on a neighbor: %s", error)
+            return 0
+
+
 class Worker:
     """The thread of group `name`.
 
     `open_port` makes a socket from an interface index and its link-layer address, `open_kernel` a kernel
-    handle, `make_engine` an engine that may ask that handle; all three are called in the worker's thread.
+    handle, `make_engine` an engine that may ask that handle and never sees it fail; all three are called in
+    the worker's thread.
     `on_event` is told the engine's events, `wake` that something is no longer as the reconciler left it;
     both are called from that thread and must not block.  `crashed` is called when an exception has ended
     the worker, which touches nothing any more then, and has only sockets left to close.
@@ -156,7 +181,7 @@ class Worker:
         *,
         open_port: Callable[[int, bytes], Wire],
         open_kernel: Callable[[], Kernel],
-        make_engine: Callable[[Kernel], Engine],
+        make_engine: Callable[[KernelOracle], Engine],
         on_event: Callable[[Event], None],
         wake: Callable[[str], None],
         crashed: Callable[[Exception], None],
@@ -263,7 +288,7 @@ class Worker:
                 stack.callback(self._kernel.close)
                 self._epoll = stack.enter_context(select.epoll())
                 self._epoll.register(self._bell, select.EPOLLIN)
-                self.engine = self._make_engine(self._kernel)
+                self.engine = self._make_engine(_Oracle(self._kernel))
                 self._loop(self.engine)
         except Exception as error:
             log.exception("[unexpected] worker %s ends", self.name)
@@ -374,6 +399,9 @@ class Worker:
             what, done = self._calls.popleft()
             try:
                 result = what()
+            except PortierError as error:  # a refusal; whatever else is a bug, and ends the worker
+                done.set_exception(error)
+                continue
             except Exception as error:
                 done.set_exception(PortierError(f"worker {self.name} crashed: {error!r}"))
                 raise

@@ -15,7 +15,7 @@ from typing import Any
 
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
-from portier.core.route import Explanation, NeighborInfo
+from portier.core.route import Explanation, KernelOracle, NeighborInfo
 from portier.core.rules import RuleTable
 from portier.errors import KernelError
 from portier.runtime.worker import Worker
@@ -141,12 +141,14 @@ class FakeKernel:
         self.routes.discard(route)
 
     def route(self, address: bytes, table: int) -> int:
+        self._does("look up")
         found = [route for route in self.routes if (route.address, route.table) == (address, table)]
         return found[0].ifindex if found else 0
 
     def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
         assert len(address) == 16
         assert all(ports)
+        self._does("look for")
         return 0  # this host talks to nobody
 
     def close(self) -> None:
@@ -155,10 +157,11 @@ class FakeKernel:
 
 class FakeEngine:
     """Does what a frame says: ``echo``, ``learn``, ``move``, ``forget``, ``crash``, ``tick``, ``loud``,
-    ``astray``."""
+    ``astray``, ``known`` (answered with what the kernel says)."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, kernel: KernelOracle | None = None) -> None:
         self.deadline = math.inf
+        self.kernel = kernel
         self.world = world
         self.bound: Bound | None = None
         self.counts: dict[str, dict[str, int]] = {}
@@ -201,6 +204,10 @@ class FakeEngine:
                 return Outcome(Verdict.HEARD)
             case b"loud":
                 return Outcome(Verdict.CLAIM, events=(Event(kind=EventKind.CLAIM, text="a claim"),))
+            case b"known":
+                assert self.kernel is not None
+                said = f"{self.kernel.route(bytes(16), 254)} {self.kernel.neighbor(bytes(16), (1, 2))}"
+                return Outcome(Verdict.HEARD, sends=((ifindex, said.encode()),))
             case b"astray":
                 return Outcome(Verdict.ANSWERED, sends=((99, b"answer"), *answer))
         return Outcome(Verdict.ANSWERED, sends=answer)
@@ -313,9 +320,9 @@ class World:
         self.kernels.append(FakeKernel(self))
         return self.kernels[-1]
 
-    def _make_engine(self, kernel: object) -> FakeEngine:
-        assert kernel is self.kernels[-1]
-        self.engines.append(FakeEngine(self))
+    def _make_engine(self, kernel: KernelOracle) -> FakeEngine:
+        assert self.kernels
+        self.engines.append(FakeEngine(self, kernel))
         return self.engines[-1]
 
 

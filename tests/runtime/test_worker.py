@@ -112,6 +112,32 @@ def test_a_kernel_that_refuses_ends_nothing(world: World) -> None:
     wait_for(lambda: world.wire(1).sent == [b"hello", b"answer"], "the answer that needed no route")
 
 
+def test_a_kernel_that_cannot_be_asked_knows_nothing(world: World) -> None:
+    """No buffers, or no answer in time, while the engine decides: the kernel counts as knowing no route
+    and no neighbor, and the worker goes on."""
+    world.started()
+    world.kernel.error = KernelError("look up ::", "No buffer space available", 105)
+    world.wire(1).arrive(b"known", b"echo")
+
+    wait_for(lambda: world.wire(1).sent == [b"hello", b"0 0", b"answer"], "both answers")
+    assert not world.crashes
+
+
+def test_a_call_that_is_refused_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PortierError in a call is its caller's only."""
+
+    def refuse(*_: object) -> None:
+        raise KernelError("look up ::", "No buffer space available", 105)
+
+    worker = world.started()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.engine, "explain", refuse)
+        with pytest.raises(PortierError, match="No buffer space"):
+            worker.explain(bytes(16), None)
+    assert worker.explain(bytes(16), None)
+    assert not world.crashes
+
+
 def test_a_move_and_an_end(world: World) -> None:
     """A host that moves has its route moved, one that goes has it removed."""
     world.started()
