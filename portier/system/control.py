@@ -75,8 +75,8 @@ class ControlServer:
         self._thread.start()
 
     def set_group(self, gid: int | None) -> None:
-        """Give the socket to another group, as when the config names another."""
-        _give(self.path, gid)
+        """Give the socket to another group, as when the config names another, or with None to our own."""
+        _give(self.path, os.getegid() if gid is None else gid)
 
     def close(self) -> None:
         """End: no new request, those under way are cut off; the socket file goes if it is still ours."""
@@ -125,9 +125,14 @@ class ControlServer:
                 thread = threading.Thread(
                     target=self._serve, args=(connection,), name="control-request", daemon=True
                 )
-                self._open[connection] = thread
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no more threads: whoever asked may ask again
+                    log.warning("control socket: %s", error)
+                    connection.close()
+                    continue
+                self._open[connection] = thread  # which takes it out again, once it gets the lock
                 self._reading[connection] = None
-                thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -277,10 +282,17 @@ def _listen(path: Path, gid: int | None) -> socket.socket:
         _clear(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            listener.bind(str(path))
-            path.chmod(0o660)  # before listen: until then nobody can connect
-            _give(path, gid)
-            listener.listen(_BACKLOG)
+            # The file that bind makes takes its mode from the socket, less the umask.  A chmod of the path
+            # could be led elsewhere by whoever may write to the directory.
+            os.fchmod(listener.fileno(), 0o660)
+            mask = os.umask(0o007)
+            try:
+                listener.bind(str(path))
+            finally:
+                os.umask(mask)
+            if gid is not None:
+                _give(path, gid)
+            listener.listen(_BACKLOG)  # until then nobody can connect
         except OSError:
             listener.close()
             raise
@@ -319,12 +331,10 @@ def _clear(path: Path) -> None:
     )
 
 
-def _give(path: Path, gid: int | None) -> None:
+def _give(path: Path, gid: int) -> None:
     """Let a group use the socket.  In a user namespace without that group it stays ours alone."""
-    if gid is None:
-        return
     try:
-        os.chown(path, -1, gid)
+        os.chown(path, -1, gid, follow_symlinks=False)
     except OSError as error:
         log.warning("cannot give %s to group %d: %s", path, gid, error.strerror)
 

@@ -168,11 +168,36 @@ def test_the_socket_is_for_owner_and_group(server: ControlServer) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to a group it is not in")
 def test_the_socket_is_given_to_the_group(tmp_path: Path) -> None:
-    """The group that is named owns the socket, and another one after a change of config."""
+    """The group that is named owns the socket, and another one after a change of config, or none."""
     with ControlServer(tmp_path / SOCKET_NAME, {}, gid=7) as server:
         assert server.path.stat().st_gid == 7
         server.set_group(8)
         assert server.path.stat().st_gid == 8
+        server.set_group(None)
+        assert server.path.stat().st_gid == os.getegid()
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_the_mode_is_the_same_under_any_umask(tmp_path: Path, mask: int) -> None:
+    """What the process was started with neither opens nor closes the socket, and is left as it was."""
+    before = os.umask(mask)
+    try:
+        with ControlServer(tmp_path / SOCKET_NAME, {}) as server:
+            assert stat.S_IMODE(server.path.stat().st_mode) == 0o660
+    finally:
+        assert os.umask(before) == mask
+
+
+def test_links_in_its_place_lead_nowhere(tmp_path: Path) -> None:
+    """Whoever puts a link where the socket was does not have the daemon give away what it leads to."""
+    victim = tmp_path / "shadow"
+    victim.touch(mode=0o600)
+    with ControlServer(tmp_path / SOCKET_NAME, {}) as server:
+        server.path.unlink()
+        server.path.symlink_to(victim)
+        server.set_group(7)
+        assert victim.stat().st_gid == os.getegid()
+        assert stat.S_IMODE(victim.stat().st_mode) == 0o600
 
 
 def test_group_that_may_not_be_had_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -341,6 +366,25 @@ def test_requests_under_way_are_not_evicted(server: ControlServer, daemon: Daemo
         daemon.gate.set()
         waiting.join(30)
     assert answers == [{"waited": True}]
+
+
+def test_want_of_threads_costs_one_request(server: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request for which no thread can be started is hung up on, and the next one is answered."""
+    start = threading.Thread.start
+    refused: list[str] = []
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if thread.name == "control-request" and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    client = ControlClient(server.path.parent)
+    with pytest.raises(Refused):
+        client.get("/v1/status")
+    assert refused
+    assert client.get("/v1/status")["healthy"]
 
 
 def test_close_ends_requests_and_threads(tmp_path: Path, daemon: Daemon) -> None:
