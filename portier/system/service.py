@@ -36,7 +36,7 @@ class Service:
 
     def ready(self, status: str) -> None:
         """Start, or reload, is complete."""
-        self._send(f"READY=1\nSTATUS={status}")
+        self._send(f"READY=1\nSTATUS={_line(status)}")
 
     def reloading(self) -> None:
         """A reload begins; systemd wants the time, to tell its own reloads apart."""
@@ -48,7 +48,7 @@ class Service:
 
     def status(self, status: str) -> None:
         """One line for people."""
-        self._send(f"STATUS={status}")
+        self._send(f"STATUS={_line(status)}")
 
     def alive(self) -> None:
         """Nothing hangs."""
@@ -63,4 +63,9 @@ class Service:
     def _send(self, message: str) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):
-                self._socket.sendto(message.encode(), self._address)
+                self._socket.sendto(message.encode(errors="backslashreplace"), self._address)
+
+
+def _line(status: str) -> str:
+    """A status as one line: what follows a newline would be an assignment of its own."""
+    return " ".join(status.splitlines())

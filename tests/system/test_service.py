@@ -41,6 +41,16 @@ def test_messages(manager: socket.socket) -> None:
     service.close()
 
 
+def test_a_status_is_one_line(manager: socket.socket) -> None:
+    """Whatever a status quotes, it assigns nothing else and can be sent."""
+    service = Service({"NOTIFY_SOCKET": manager.getsockname()})
+    service.status("degraded: a.yaml: bad\nWATCHDOG=trigger")
+    service.ready("file \udcff\nSTOPPING=1")
+    assert manager.recv(4096) == b"STATUS=degraded: a.yaml: bad WATCHDOG=trigger"
+    assert manager.recv(4096) == b"READY=1\nSTATUS=file \\udcff STOPPING=1"
+    service.close()
+
+
 def test_abstract_socket() -> None:
     """An address that begins with @ is an abstract socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
