@@ -891,6 +891,7 @@ class _Settings:
             and FORWARDING in self.recorded
             and self._value(FORWARDING) == self.recorded[FORWARDING][1] != self.recorded[FORWARDING][0]
         )
+        switched = self.recorded[FORWARDING][1] if putting_back else None
         for path, (old, new) in self.recorded.items():
             name, key = _split(path)
             own = key == "forwarding" and name != "all"
@@ -899,7 +900,9 @@ class _Settings:
             value = self._value(path)
             if own and putting_back:
                 # Restoring the switch overwrites this one: set it again, to what it was or was made since.
-                self.want[path] = old if value in {new, None} else value or old
+                # If it is as the switch made it, and on record as put back with it, a crash came between.
+                ours = value in {new, None} or new != switched == value
+                self.want[path] = old if ours else value or old
             elif value == new != old:
                 self.want[path] = old
             else:

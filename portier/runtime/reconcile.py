@@ -53,6 +53,7 @@ _STALE: Final = 1.0  # seconds for which a recorded route must be gone before it
 _REPAIRS: Final = 4096  # host routes whose repairs are counted
 _MINUTE: Final = 60.0
 _LINES: Final = 120  # of the log, a minute, for steps and errors; the rest as a count
+_IS_STOPPING: Final = "the daemon is stopping"
 
 log = logging.getLogger(__name__)
 
@@ -275,6 +276,9 @@ class Reconciler:
         """The same, without waiting."""
         future: Future[Round] = Future()
         with self._flag:
+            if self._stopping:
+                future.set_result(self.last)
+                return future
             self._reasons["reload"] = (-math.inf, -math.inf)
             self._asked.append(future)
             self._flag.notify()
@@ -285,6 +289,8 @@ class Reconciler:
         seconds, and what looking at the kernel raises."""
         future: Future[tuple[Step, ...]] = Future()
         with self._flag:
+            if self._stopping:
+                raise PortierError(_IS_STOPPING)
             self._questions.append((config, future))
             self._flag.notify()
         return future.result(timeout)
@@ -298,7 +304,8 @@ class Reconciler:
         return first
 
     def stop(self) -> Round:
-        """End the loop and undo everything; what could not be undone is pending in the result."""
+        """End the loop and undo everything; what could not be undone is pending in the result, and where
+        not even that could be found out, its errors say why."""
         with self._flag:
             self._stopping = True
             self._flag.notify()
@@ -381,16 +388,29 @@ class Reconciler:
                 for future in asked:
                     if not future.done():
                         future.set_result(self.last)
-        for future in self._asked:
+        with self._flag:
+            asked += self._asked
+            questions += self._questions
+        for future in asked:
             future.set_result(self.last)
-        for _, question in self._questions:
-            question.set_exception(PortierError("the daemon is stopping"))
-        try:
-            self.clear()
-        except Exception:
-            log.exception("undoing failed")
+        for _, question in questions:
+            question.set_exception(PortierError(_IS_STOPPING))
+        self._undo()
         if self._kernel is not None:
             self._kernel.close()
+
+    def _undo(self) -> None:
+        """Undo everything; where that breaks off, once more with a kernel opened anew."""
+        for _ in range(2):
+            try:
+                self.clear()
+            except (PortierError, OSError) as error:
+                self._broken(str(error), set())
+            except Exception:
+                log.exception("undoing failed")
+                self._broken("undoing failed: the log has the details", set())
+            else:
+                return
 
     def _broken(self, why: str, reasons: set[str]) -> None:
         """A round could not even look.  The next one opens the kernel anew."""
@@ -642,7 +662,10 @@ class Reconciler:
         restoring = step.path in known and known[step.path][0] == step.new
 
         def note(path: str, value: str) -> None:
-            found = known[path][0] if path in known and known[path][1] == value else value
+            if restoring:
+                found = look.want.sysctls.get(path, value)
+            else:
+                found = known[path][0] if path in known and known[path][1] == value else value
             self._record.note_sysctl(path, found, step.new, look.index_of(path))
 
         if not restoring:

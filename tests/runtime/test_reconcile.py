@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Container
+from concurrent.futures import Future
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portier.core.model import Config, Event, EventKind, Group, HostRoute, PolicyRule, Routes, Rule, Snapshot
-from portier.errors import ConfigError, KernelError, Problem
+from portier.core.plan import Step
+from portier.errors import ConfigError, KernelError, PortierError, Problem
 from portier.runtime import reconcile
 from portier.runtime.reconcile import Reconciler, Round
 from tests.fakes import FakeClock, FakeKernel, FakeRecord, FakeWorkers
@@ -401,6 +403,87 @@ def test_killed_and_started_again(force: bool) -> None:
     assert world.record.empty()
 
 
+class Killed(BaseException):
+    """The process is no more: nothing may catch this."""
+
+
+class Counted:
+    """Kills before one of the operations on the kernel or the record: the ``last``-th, if any."""
+
+    def __init__(self, world: World, last: int) -> None:
+        self.left = last
+        for name in ("set_sysctl", "add_rule", "remove_rule", "add_route", "remove_route"):
+            self._count(world.kernel, name)
+        for kind in ("route", "rule", "sysctl"):
+            self._count(world.record, f"note_{kind}")
+            self._count(world.record, f"forget_{kind}")
+
+    def _count(self, target: object, name: str) -> None:
+        inner = getattr(target, name)
+
+        def counted(*arguments: object) -> object:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed(name)
+            return inner(*arguments)
+
+        setattr(target, name, counted)
+
+
+def life(world: World) -> None:
+    """A daemon's whole life: it starts, learns a host, forgets it, and stops."""
+    world.round()
+    world.workers.learn("2001:db8:7::5", world.kernel.index("tap-3"))
+    world.round()
+    world.workers.hosts.clear()
+    world.round()
+    world.reconciler.clear()
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("cleanup", [True, False])
+def test_killed_at_any_moment(force: bool, cleanup: bool) -> None:
+    """Whichever operation a kill comes before, a start and a stop, or a cleanup, leaves the kernel as it was
+    and nothing on record; even a cleanup after one that was killed before any of its operations."""
+
+    def undo(world: World) -> None:
+        world.restart()
+        if cleanup:
+            reconcile.undo(world.kernel, world.record, world.clock)
+        else:
+            life(world)
+
+    def survives(first: int, second: int) -> tuple[bool, bool]:
+        """Whether there was a kill in the life, and in what came next."""
+        kernel = FakeKernel(force_forwarding=force)
+        world = World(kernel)
+        kernel.add_link("eth8")
+        kernel.change_link("eth8", forwarding=1)
+        kernel.change_link("eth0", accept_ra=1, forwarding=1)
+        before = picture(kernel)
+        kills = Counted(world, first)
+        killed = []
+        for act, after in ((life, second), (undo, 0)):
+            try:
+                act(world)
+                killed.append(False)
+            except Killed:
+                killed.append(True)
+            kills.left = after
+        undo(world)
+        assert picture(kernel) == before, (first, second)
+        assert world.record.empty(), (first, second)
+        return killed[0], killed[1]
+
+    first = 1
+    while survives(first, 0)[0]:
+        second = 1
+        while cleanup and survives(first, second)[1]:
+            second += 1
+        first += 1
+    assert first > 20
+
+
 def test_renamed_while_nothing_ran(world: World) -> None:
     """A link that is renamed between a kill and the next start gets its own back all the same, and so do
     two that swapped their names."""
@@ -727,6 +810,58 @@ def test_kernel_that_cannot_be_read(live: World) -> None:
     until(lambda: not live.reconciler.last.errors)
     assert live.opened > opened
     live.reconciler.stop()
+
+
+@pytest.mark.parametrize("error", [KernelError("list links", "none", errno.ETIMEDOUT), ValueError()])
+def test_stop_although_a_look_fails(live: World, error: Exception) -> None:
+    """One look that fails while everything is undone is made once more, with a kernel opened anew."""
+    inner = live.kernel.snapshot
+    opened = live.opened
+
+    def snapshot(*_: object) -> Snapshot:
+        live.kernel.snapshot = inner  # type: ignore[method-assign]
+        raise error
+
+    live.kernel.snapshot = snapshot  # type: ignore[method-assign, assignment]
+    done = live.reconciler.stop()
+    assert (done.pending, done.errors) == ((), ())
+    assert live.opened == opened + 1
+    assert not live.workers.bounds
+    assert live.record.empty()
+
+
+def test_stop_that_cannot_look(live: World) -> None:
+    """Where nothing could be undone, the result of the stop says so."""
+
+    def snapshot(*_: object) -> Snapshot:
+        raise KernelError("list links", "none within 5 s", errno.ETIMEDOUT)
+
+    live.kernel.snapshot = snapshot  # type: ignore[method-assign, assignment]
+    assert live.reconciler.stop().errors == ("list links: none within 5 s",)
+
+
+def test_who_asks_while_it_stops_is_answered(world: World) -> None:
+    """Nobody waits for ever for a round or a plan that never comes: not who asked before the stop, nor
+    who was just being served, nor who asks after."""
+    reconciler = world.reconciler
+    asked = reconciler.ask_reload()
+    question: Future[tuple[Step, ...]] = Future()
+    reconciler._questions.append((world.disk.config, question))
+    inner = reconciler._wait
+
+    def wait() -> tuple[set[str], list[Future[Round]], list[tuple[Config, Future[tuple[Step, ...]]]]]:
+        served = inner()
+        reconciler._stopping = True
+        return served
+
+    reconciler._wait = wait  # type: ignore[method-assign]
+    reconciler._run()
+    assert asked.done()
+    with pytest.raises(PortierError, match="stopping"):
+        question.result(0)
+    assert reconciler.ask_reload().done()
+    with pytest.raises(PortierError, match="stopping"):
+        reconciler.steps(world.disk.config)
 
 
 def test_bug_in_a_round_is_survived(live: World, caplog: pytest.LogCaptureFixture) -> None:
