@@ -12,7 +12,7 @@ import enum
 import ipaddress
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from portier import config
 from portier.cli import exits, text
 from portier.core import plan
 from portier.core.model import Answer, Config, Group, HostPattern, Live, Mode, Rule
+from portier.core.rules import matches
 from portier.errors import ConfigError, PortierError
 from portier.system.kernel import Kernel
 from portier.system.record import Record
@@ -205,36 +206,78 @@ def limit_warnings(config: Config) -> Iterator[str]:
 
 def separation(config: Config) -> Iterator[str]:
     """That groups and ``isolate`` separate solicitations and not packets, and how to separate those."""
-    lines = []
+    lines: list[str] = []
     for group in config.groups:
-        own = _nft_set(group.downstream)
-        if group.isolate and own:
-            lines.append(f"iifname {own} oifname {own} drop")
+        if group.isolate:
+            lines += _crossings([group.downstream], [group.downstream], config, group, group)
         for other in config.groups:
-            theirs = _nft_set((*other.upstream, *other.downstream))
-            mine = _nft_set((*group.upstream, *group.downstream))
-            if other is not group and mine and theirs:
-                lines.append(f"iifname {mine} oifname {theirs} drop")
+            if other is not group:
+                mine, theirs = (group.upstream, group.downstream), (other.upstream, other.downstream)
+                lines += _crossings(mine, theirs, config, group, other)
     if not lines:
         return
     yield (
         "Solicitations do not cross, but the kernel routes packets that a host sends to this machine on "
         "purpose. To keep those apart too:"
     )
-    yield "nft add table inet portier"
-    yield "nft add chain inet portier forward '{ type filter hook forward priority filter; }'"
+    yield "nft add table ip6 portier"
+    yield "nft add chain ip6 portier forward '{ type filter hook forward priority filter; }'"
     for line in lines:
-        yield f"nft add rule inet portier forward '{line}'"
+        yield f"nft add rule ip6 portier forward '{line} drop'"
+    names = {name.lstrip("!") for group in config.groups for name in (*group.upstream, *group.downstream)}
+    if not all(map(_for_nft, names)):
+        yield "# nftables has no words for some of the globs: name those interfaces in a rule of your own"
 
 
-def _nft_set(patterns: tuple[str, ...]) -> str:
-    """Interfaces as nftables knows them: names, and globs whose only wildcard is a ``*`` at the end."""
-    names = [
-        f'"{pattern}"'
-        for pattern in patterns
-        if not pattern.startswith("!") and not set(pattern.removesuffix("*")) & set("*?[")
-    ]
-    return f"{{ {', '.join(names)} }}" if names else ""
+def _crossings(
+    mine: Iterable[tuple[str, ...]],
+    theirs: Iterable[tuple[str, ...]],
+    config: Config,
+    group: Group,
+    other: Group,
+) -> Iterator[str]:
+    """Match, for nftables, packets from ports of one group to ports of another."""
+    for source in mine:
+        for destination in theirs:
+            if source and destination:
+                into = _nft_match("iifname", source, _others(config, group, source))
+                out = _nft_match("oifname", destination, _others(config, other, destination))
+                if into and out:
+                    yield f"{into} {out}"
+
+
+def _others(config: Config, group: Group, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Interfaces that ``patterns`` of a group match, and that are something else all the same."""
+    if patterns == group.upstream:
+        return ()
+    names = [name for this in config.groups for name in this.upstream]
+    names += [name for this in config.groups if this is not group for name in this.downstream]
+    return tuple(dict.fromkeys(name for name in names if _plain(name) and matches(name, patterns)))
+
+
+def _nft_match(what: str, patterns: tuple[str, ...], others: tuple[str, ...]) -> str:
+    wanted = [name for name in patterns if not name.startswith("!")]
+    unwanted = [name[1:] for name in patterns if name.startswith("!")] + list(others)
+    wanted = list(filter(_for_nft, wanted))
+    if not wanted or not all(map(_for_nft, unwanted)):
+        return ""
+    parts = [] if "*" in wanted else [f"{what} {_nft_set(wanted)}"]
+    if unwanted:
+        parts.append(f"{what} != {_nft_set(unwanted)}")
+    return " ".join(parts) or f"{what} != lo"
+
+
+def _for_nft(name: str) -> bool:
+    """Whether nftables knows such a glob: its only wildcard is a ``*`` at the end."""
+    return not set(name.removesuffix("*")) & set("*?[")
+
+
+def _plain(name: str) -> bool:
+    return not name.startswith("!") and not set(name) & set("*?[")
+
+
+def _nft_set(names: Iterable[str]) -> str:
+    return "{ " + ", ".join(f'"{name}"' for name in names) + " }"
 
 
 def plain(value: Any) -> Any:

@@ -31,12 +31,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _waiting(status: dict[str, Any]) -> list[str]:
-    """The ports that wait, as problems."""
+    """The ports that are not in use, as problems."""
     return [
-        f"{group['name']}: {port['name']} is waiting: {port['reason'] or 'not there yet'}"
+        f"{group['name']}: {port['name']} is {port['state']}: {port['reason'] or 'not there yet'}"
         for group in status["groups"]
         for port in group["ports"]
-        if port["state"] == "waiting"
+        if port["state"] != "active"
     ]
 
 

@@ -63,7 +63,7 @@ class Files:
 
 def drop_in_directory(main: Path) -> Path:
     """Where the drop-ins of a main file lie: its name with the suffix replaced by ``.d``."""
-    return main.with_suffix(".d")
+    return main.with_suffix(".d") if main.name else main / "portier.d"
 
 
 def is_drop_in(name: str) -> bool:

@@ -69,6 +69,8 @@ _SOLICITATION: Final = b"\x87\0"
 # Verdicts with which an answer goes out; it is held back if the kernel refuses the route once more.
 _SAID: Final = frozenset({Verdict.ANSWERED, Verdict.ROUTE_FAILED})
 
+_SOMEBODY: Final = b"\xfe\x80" + bytes(13) + b"\1"  # a link-local address, for `explain`
+
 _tuple_new = tuple.__new__
 
 
@@ -273,6 +275,10 @@ def _mac_text(mac: bytes) -> str:
 
 def _names(ports: list[_Attached]) -> str:
     return ", ".join(this.port.name for this in ports)
+
+
+def _list(values: tuple[object, ...]) -> str:
+    return ", ".join(str(value) for value in values)
 
 
 class _Lazy(NamedTuple):
@@ -577,7 +583,7 @@ class RouteEngine:
             return _Decision(Verdict.DENIED, rule=rule)
         say("rule: {}, answer {}", rule, rule.answer)
         if asker is not None and not rule.admits(asker):
-            say("askers: {} is not among those whose solicitations are answered", _Lazy(_text, asker))
+            say("only {} is answered for it, and not {}", _Lazy(_list, rule.rule.askers), _Lazy(_text, asker))
             return _Decision(Verdict.ASKER_REFUSED, rule=rule)
         if rule.answer is Answer.ROUTED:
             return self._judge_routed(port, target, rule, say)
@@ -1629,7 +1635,8 @@ class RouteEngine:
         return frozenset(self._routes.copy())
 
     def explain(self, address: bytes, ifindex: int | None, now: float) -> Explanation:
-        """How a solicitation for `address` would be decided on port `ifindex`, or on the upstream."""
+        """How a solicitation for `address` would be decided on port `ifindex`, or on the upstream, when it
+        comes from a link-local address, as those of routers do."""
         port = self._ports.get(ifindex) if ifindex is not None else self._uplink
         if port is None and ifindex is None:
             port = next(iter(self._ports.values()), None)
@@ -1637,7 +1644,7 @@ class RouteEngine:
             return Explanation(Verdict.NOWHERE, ("the group has no such port in use",))
         steps = [f"a solicitation for {_text(address)} arrives on {port.port.name}"]
         decision = self._judge(
-            port, address, None, now, lambda template, *values: steps.append(template.format(*values))
+            port, address, _SOMEBODY, now, lambda template, *values: steps.append(template.format(*values))
         )
         steps.append(f"verdict: {decision.verdict.label}")
         return Explanation(decision.verdict, tuple(steps))

@@ -144,15 +144,27 @@ def test_separation_is_told(portier: Portier, tmp_path: Path) -> None:
     nftables does not know are left out of them."""
     done = portier("check", "-c", str(written(tmp_path, TWO_GROUPS)))
     assert """'iifname { "red-*" } oifname { "red-*" } drop'""" in done.stdout
-    assert """'iifname { "eth0", "red-*" } oifname { "eth1", "blue0" } drop'""" in done.stdout
-    assert "b?e but" not in done.stdout
+    assert """'iifname { "eth0" } oifname { "blue0" } drop'""" in done.stdout
+    assert """'iifname { "red-*" } oifname { "eth1" } drop'""" in done.stdout
+    assert "name those interfaces in a rule of your own" in done.stdout
+
+
+def test_separation_spares_the_upstream(tmp_path: Path) -> None:
+    """Traffic between a group's upstream and its downstreams is never cut, however wide the globs are."""
+    text = "version: 1\ngroups:\n  a: {upstream: eth0, downstream: ['e*', '!ethx', 'tap*'], isolate: true}\n"
+    lines = list(check.separation(config.load(written(tmp_path, text)).config))
+    others = '!= { "ethx", "eth0" }'
+    tied = [f'{way} {{ "e*", "tap*" }} {way} {others}' for way in ("iifname", "oifname")]
+    assert lines[-1] == f"nft add rule ip6 portier forward '{' '.join(tied)} drop'"
 
 
 def test_separation_is_right(tmp_path: Path) -> None:
     """The tool takes the lines as they are printed."""
     if not shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin"):
         pytest.skip("nft (nftables) is not installed")
-    lines = list(check.separation(config.load(written(tmp_path, TWO_GROUPS)).config))[1:]
+    every = TWO_GROUPS + "  green: {upstream: eth2, downstream: ['*']}\n"
+    said = check.separation(config.load(written(tmp_path, every)).config)
+    lines = [line for line in said if line.startswith("nft ")]
     script = "PATH=$PATH:/usr/sbin:/sbin; set -e; nft list tables || exit 77; " + "; ".join(lines)
     try:
         done = subprocess.run(

@@ -965,6 +965,16 @@ def test_explain_agrees_with_the_wire() -> None:
         assert explained.steps[-1] == f"verdict: {explained.verdict.label}"
 
 
+def test_explain_knows_who_is_refused() -> None:
+    """Routers solicit from their link-local addresses; a rule that answers others only says so."""
+    play = Playbook(rules=(Rule(prefix=LAN, askers=(LAN.__class__("2001:db8:7::99/128"),)),))
+    play.learn(D, "::5", 5)
+    explained = play.engine.explain(ip("::5"), U, play.now)
+
+    assert explained.verdict is Verdict.ASKER_REFUSED
+    assert explained.steps[-2] == "only 2001:db8:7::99/128 is answered for it, and not fe80::1"
+
+
 def test_asking_for_explain_finds_a_host_without_answering_anybody() -> None:
     """`ask` resolves as a solicitation would."""
     play = Playbook()
