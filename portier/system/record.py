@@ -5,9 +5,9 @@ and record together allow that.  It is a journal, one line an entry, each writte
 the kernel is touched and struck off after; reading it back ends at what a crash left whole.  A line
 that is torn or not understood is passed over.
 
-The first line names the boot and the network namespace, for only there do the entries mean anything.
-A record of another boot or namespace counts as empty; before the first own entry is written it
-is set aside as ``record.other``, so that nothing is lost to somebody who mixed up two directories.
+The file's name tells the network namespace, its first line that and the boot, for only there do the entries
+mean anything.  So several namespaces can share a directory, each with its own.  A record of another boot
+counts as empty, and goes before the first own entry is written.
 
 Reading changes nothing on disk.  Nothing is synced: the directory is a tmpfs, and what it describes
 does not survive a power failure either.
@@ -27,7 +27,7 @@ from typing import Final, Self
 from portier.core.model import HostRoute, PolicyRule
 from portier.errors import Refused
 
-_NAME: Final = "record"
+_NAME: Final = "record."
 _VERSION: Final = "portier-record 1"
 _SO_NETNS_COOKIE: Final = 71
 _COMPACT_AT: Final = 1 << 20  # bytes, and four times what the compacted one had
@@ -42,8 +42,14 @@ class Record:
     """
 
     def __init__(self, runtime_dir: Path) -> None:
-        self._path = runtime_dir / _NAME
+        namespace = _namespace()
+        self._boot = f"{_VERSION} {_boot()}"
+        self._place = f"{self._boot} {namespace}"
+        self._path = runtime_dir / f"{_NAME}{namespace}"
         self._lock = threading.Lock()
+        #: To be held while a host route is noted, added or removed, and struck off: who adds a route at the
+        #: same time as another must find it on record once it is there, and what is struck off not there.
+        self.changing_routes = threading.RLock()
         self._descriptor = -1
         self._size = 0
         self._compacted = 0
@@ -51,8 +57,6 @@ class Record:
         self._rules: set[PolicyRule] = set()
         self._sysctls: dict[str, tuple[str, str]] = {}
         self._owners: dict[str, int] = {}
-        self._place = f"{_VERSION} {_boot()} {_namespace()}"
-        self._other = False
         self._load()
 
     def __enter__(self) -> Self:
@@ -160,7 +164,6 @@ class Record:
             raise Refused(f"{self._path}: not permitted", 77) from error
         place, newline, rest = text.partition("\n")
         if place != self._place or not newline:
-            self._other = bool(text)
             return
         whole, _, _torn = rest.rpartition("\n")
         for line in whole.split("\n"):
@@ -204,9 +207,8 @@ class Record:
 
     def _compact(self) -> None:
         """Write what is on record anew, and put it in the place of the journal at once."""
-        if self._other:
-            self._path.replace(self._path.with_name(f"{_NAME}.other"))
-            self._other = False
+        if self._descriptor < 0:
+            self._remove_old()
         lines = [f"{self._place}\n"]
         lines += [_route_line("+", route) for route in self._routes]
         lines += [_rule_line("+", rule) for rule in self._rules]
@@ -214,7 +216,7 @@ class Record:
             _line("+sysctl", path, *values, str(self._owners[path])) for path, values in self._sysctls.items()
         ]
         data = "".join(lines).encode(errors="surrogateescape")
-        new = self._path.with_name(f"{_NAME}.new")
+        new = self._path.with_name(f"new-{self._path.name}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(new, flags, 0o600)
         try:
@@ -227,6 +229,15 @@ class Record:
             os.close(self._descriptor)
         self._descriptor = descriptor
         self._size = self._compacted = len(data)
+
+    def _remove_old(self) -> None:
+        """Remove what other boots left in the directory."""
+        for path in self._path.parent.glob(f"{_NAME}*"):
+            with contextlib.suppress(OSError):
+                with path.open("rb") as file:
+                    start = file.readline(200)
+                if not start.startswith(f"{self._boot} ".encode()):
+                    path.unlink()
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -26,6 +26,12 @@ OTHER_RULE = PolicyRule(1135, "wéird\\t:name", "", "fe80::/10", 135)
 SYSCTL = "net/ipv6/conf/eth0.7/accept_ra"
 
 
+def where(directory: Path) -> Path:
+    """The file of this network namespace."""
+    with Record(directory) as record:
+        return record._path
+
+
 def contents(record: Record) -> tuple[object, ...]:
     """All that is on record."""
     return record.routes(), record.rules(), record.sysctls()
@@ -71,10 +77,10 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     with Record(tmp_path) as record:
         record.note_route(route(0))
         record.note_sysctl(SYSCTL, "1", "2")
-        text = (tmp_path / "record").read_bytes()
+        text = where(tmp_path).read_bytes()
     whole = text.rindex(b"\n", 0, -1) + 1
     for cut in range(whole, len(text)):
-        (tmp_path / "record").write_bytes(text[:cut])
+        where(tmp_path).write_bytes(text[:cut])
         with Record(tmp_path) as record:
             assert contents(record) == ({route(0)}, frozenset(), {})
             record.note_route(route(1))
@@ -85,7 +91,7 @@ def test_nonsense_is_passed_over(tmp_path: Path) -> None:
     """Lines that are not understood cost nothing else."""
     with Record(tmp_path) as record:
         record.note_route(route(0))
-        with (tmp_path / "record").open("ab") as file:
+        with where(tmp_path).open("ab") as file:
             file.write(b"\n\xff\xfe\t\n+route\tzz\t1\n+route\t\n+rule\t1\n+sysctl\tx\n-sysctl\n+new\tthing\n")
         record.note_route(route(1))
         assert contents(Record(tmp_path)) == ({route(0), route(1)}, frozenset(), {})
@@ -94,25 +100,41 @@ def test_nonsense_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["portier-record 1 another-boot cookie:1", "garbage", ""])
 def test_another_boot_is_not_believed(tmp_path: Path, line: str) -> None:
     """A record of another boot counts as empty; it is touched only when there is something of one's own,
-    and set aside then."""
+    and goes then, with whatever else that boot left."""
     text = f"{line}\n+route\t{route(0).address.hex()}\t7\t254\t4389\t135\n"
-    (tmp_path / "record").write_text(text)
+    own = where(tmp_path)
+    left = [own, tmp_path / "record.cookie:1"]
+    for path in left:
+        path.write_text(text)
     with Record(tmp_path) as record:
         assert contents(record) == (frozenset(), frozenset(), {})
         record.forget_route(route(0))
-        assert (tmp_path / "record").read_text() == text
+        assert [path.read_text() for path in left] == [text, text]
         record.note_route(route(1))
         assert Record(tmp_path).routes() == {route(1)}
-        assert (tmp_path / "record.other").read_text() == text
+        assert list(tmp_path.iterdir()) == [own]
 
 
-def test_another_namespace_is_not_believed(tmp_path: Path) -> None:
-    """Each network namespace has its own."""
+def test_namespaces_that_share_a_directory(tmp_path: Path) -> None:
+    """Each network namespace has its own record: what another one writes, even from its start on, neither
+    shows in it nor costs it anything, whether it runs or was killed."""
+    killed = Record(tmp_path)
+    killed.note_route(route(0))
+    with own_namespace():
+        other = Record(tmp_path)
+        assert other.routes() == frozenset()
+        other.note_route(route(1))
+    killed.note_route(route(2))
     with Record(tmp_path) as record:
-        record.note_route(route(0))
-        with own_namespace():
-            assert Record(tmp_path).routes() == frozenset()
-        assert Record(tmp_path).routes() == {route(0)}
+        assert record.routes() == {route(0), route(2)}
+        record.note_route(route(3))  # writes its file anew
+    with own_namespace():
+        assert Record(tmp_path).routes() == frozenset()
+    other.note_route(route(4))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert Record(tmp_path).routes() == {route(0), route(2), route(3)}
+    for left in (killed, other):
+        left.close()
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:
@@ -122,10 +144,10 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with Record(tmp_path) as record:
         record.note_route(route(0))
-        before = (tmp_path / "record").stat()
+        before = where(tmp_path).stat()
         with Record(tmp_path) as reader:
             assert reader.routes() == {route(0)}
-        after = (tmp_path / "record").stat()
+        after = where(tmp_path).stat()
         assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
@@ -146,7 +168,7 @@ def test_it_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             record.note_route(route(number))
             if number >= 10:
                 record.forget_route(route(number - 10))
-        assert (tmp_path / "record").stat().st_size < 20_000
+        assert where(tmp_path).stat().st_size < 20_000
         assert contents(Record(tmp_path)) == contents(record)
         assert len(record.routes()) == 10
 
@@ -192,7 +214,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     """It is the owner's alone."""
     with Record(tmp_path) as record:
         record.note_route(route(0))
-        assert (tmp_path / "record").stat().st_mode & 0o777 == 0o600
+        assert where(tmp_path).stat().st_mode & 0o777 == 0o600
 
 
 def test_one_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
