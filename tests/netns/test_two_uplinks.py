@@ -1,0 +1,66 @@
+"""Two uplinks as the example `two-uplinks.yaml` has them, with the routing that its comments tell.
+
+The commands are taken out of the example and run as they stand, so that they are right.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tests.netns.lab import ROOT, Capture, Host, Lab
+
+EXAMPLE = ROOT / "examples" / "two-uplinks.yaml"
+WORLD = "2001:db8:ffff::1"  # a host that both routers lead to
+ADDRESSES = {"blue": "2001:db8:a::10", "red": "2001:db8:b::10"}
+
+
+def commands() -> list[str]:
+    """The policy routing in the example's comments."""
+    return re.findall(r"^# +(ip -6 (?:rule|route) add .*)$", EXAMPLE.read_text(), re.MULTILINE)
+
+
+def echo_requests(capture: Capture) -> list[str]:
+    """The sources of the echo requests that came in."""
+    return [
+        frame.source
+        for frame in capture.frames()
+        if not frame.outgoing
+        and frame.raw[12:14] == b"\x86\xdd"
+        and frame.raw[20] == 58
+        and frame.raw[54] == 128
+    ]
+
+
+def test_each_guest_uses_its_own_uplink(lab: Lab) -> None:
+    """With the example's configuration and commands each guest is found by its router, and what it sends
+    leaves by its own uplink, whoever it is for."""
+    p = lab.host("p")
+    routers: dict[str, Host] = {}
+    guests: dict[str, Host] = {}
+    for group, net, uplink in (("blue", "2001:db8:a::", "eth0"), ("red", "2001:db8:b::", "eth1")):
+        router = routers[group] = lab.host(f"router-{group}")
+        lab.link(router, "eth0", p, uplink)
+        router.add("eth0", "fe80::1/64")
+        router.add("eth0", f"{net}1/64")
+        router.add("lo", f"{WORLD}/128")
+        p.add(uplink, f"{net}2/64")
+        guest = guests[group] = lab.host(f"guest-{group}")
+        lab.link(guest, "eth0", p, f"{group}-web")
+        guest.add("eth0", f"{ADDRESSES[group]}/64")
+        guest.ip(f"-6 route add default via {p.link_local(f'{group}-web')} dev eth0")
+    lines = commands()
+    assert len(lines) == 5, lines
+    p.run(["sh", "-ec", "\n".join(lines)])
+    portier = lab.portier(EXAMPLE.read_text(), on=p)
+    portier.wait_ports("eth0", "blue-web", group="blue")
+    portier.wait_ports("eth1", "red-web", group="red")
+    captures = {group: router.capture("eth0") for group, router in routers.items()}
+    for group, address in ADDRESSES.items():
+        ping = routers[group].ping(address)
+        assert ping, ping.output
+        ping = guests[group].ping(WORLD)
+        assert ping, ping.output
+    assert p.host_routes() == {ADDRESSES["blue"]: "blue-web", ADDRESSES["red"]: "red-web"}
+    for group, other in (("blue", "red"), ("red", "blue")):
+        assert echo_requests(captures[group]) == [ADDRESSES[group]], "its own guest's, and nobody else's"
+        assert not captures[group].nd(135, ADDRESSES[other]), "solicitations do not cross"

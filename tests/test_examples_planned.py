@@ -1,0 +1,150 @@
+"""Every example is planned: with the links that it names, for groups that serve; and with none, for groups
+that wait.
+
+A fake kernel has the links and shows what is done to it.  Of each glob there are two links; of what a group
+excludes there is one, to be left alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from portier.config import load
+from portier.core.model import Config
+from portier.runtime.reconcile import Reconciler, Round
+from tests.fakes import FakeClock, FakeKernel, FakeRecord, FakeWorkers
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FILES = sorted(path for path in EXAMPLES.rglob("*") if path.suffix in (".yaml", ".toml"))
+TUNNELS = {"wg0"}  # without a link-layer address
+
+
+class Serves(NamedTuple):
+    """What a group comes to: its active upstream, the prefix on that link, its downstream ports, and what
+    stands by.  ``live`` is what `upstream` stands for among its prefixes."""
+
+    upstream: str
+    on_link: str
+    downstream: tuple[str, ...]
+    standby: tuple[str, ...] = ()
+    live: tuple[str, ...] = ()
+
+
+GUESTS = {
+    "guests": Serves(
+        "enp3s0",
+        "2001:db8:7::/64",
+        ("virbr0", "lxc1", "lxc2"),
+        standby=("wlp2s0",),
+        live=("2001:db8:7::/64",),
+    )
+}
+EXPECTED = {
+    "guests.toml": GUESTS,
+    "vms-and-containers.yaml": GUESTS,
+    "two-segments.yaml": {"lab": Serves("", "", ("enp1s0", "enp2s0"))},
+    "two-uplinks.yaml": {
+        "blue": Serves("eth0", "2001:db8:a::/64", ("blue-1", "blue-2")),
+        "red": Serves("eth1", "2001:db8:b::/64", ("red-1", "red-2")),
+    },
+    "vps-docker.yaml": {"docker": Serves("eth0", "2001:db8:7::/64", ("docker0", "br-1", "br-2"))},
+    "whole-prefix.yaml": {"everything": Serves("eth0", "2001:db8:7::/64", ("wg0", "eth1"))},
+}
+
+
+class World:
+    """A kernel with nothing but the loopback, and a reconciler with an example."""
+
+    def __init__(self, path: Path) -> None:
+        loaded = load(path)
+        self.config: Config = loaded.config
+        self.kernel = FakeKernel(FakeRecord())
+        self.kernel.add_link("lo", kind="loopback", address=False, mac=None)
+        self.workers = FakeWorkers(self.kernel)
+        self.reconciler = Reconciler(
+            open_kernel=lambda: self.kernel,
+            record=self.kernel.record,
+            workers=self.workers,
+            load=lambda: loaded,
+            digest=str,
+            emit=lambda _event: None,
+            clock=FakeClock(),
+        )
+        self.reconciler.take(loaded)
+
+    def add_links(self, on_link: dict[str, str]) -> None:
+        """Make the links that the groups name: upstreams with an address in their group's prefix, two links
+        for each glob, and those that are excluded."""
+        for group in self.config.groups:
+            for name in group.upstream:
+                self.kernel.add_link(name)
+                self.kernel.add_address(name, on_link[group.name].replace("::/", f"::{len(name)}/"))
+            for pattern in group.downstream:
+                plain = pattern.removeprefix("!")
+                names = [plain.replace("*", number) for number in "12"] if "*" in plain else [plain]
+                for name in names:
+                    self.kernel.add_link(name, mac=None if name in TUNNELS else b"")
+
+    def states(self, group: str) -> dict[str, str]:
+        """The ports of a group and their states."""
+        found = next(of for of in self.reconciler.report.groups if of.group.name == group)
+        return {port.name: port.state for port in found.ports}
+
+
+def steps(done: Round) -> list[str]:
+    """The steps of a round without errors, in no order."""
+    assert not done.errors
+    return sorted(map(str, done.steps))
+
+
+def expected(groups: dict[str, Serves]) -> list[str]:
+    """A worker for each group; on each of its ports forwarding, and no forwarding of link-local packets."""
+    wanted = []
+    for name, serves in groups.items():
+        front = [f"upstream {serves.upstream}"] if serves.upstream else []
+        ports = ", ".join([*front, f"downstream {' '.join(serves.downstream)}"])
+        wanted.append(f"+ worker {name}: {ports}")
+        for port in (*filter(None, [serves.upstream]), *serves.downstream):
+            wanted += [
+                f"~ sysctl net/ipv6/conf/{port}/force_forwarding 0 -> 1",
+                f"+ rule iif {port} from fe80::/10 blackhole",
+                f"+ rule iif {port} to fe80::/10 blackhole",
+            ]
+    return sorted(wanted)
+
+
+def test_all_are_here() -> None:
+    """No example is without expectations, and no expectation without its example."""
+    assert {path.name for path in FILES} == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_example_with_its_links(path: Path) -> None:
+    """With all its links each group serves on exactly its ports, and the next round has nothing to do."""
+    groups = EXPECTED[path.name]
+    world = World(path)
+    world.add_links({name: serves.on_link for name, serves in groups.items()})
+    assert steps(world.reconciler.round()) == expected(groups)
+    assert world.workers.running().keys() == groups.keys()
+    for name, serves in groups.items():
+        active = dict.fromkeys(filter(None, [serves.upstream, *serves.downstream]), "active")
+        assert world.states(name) == active | dict.fromkeys(serves.standby, "standby")
+        live = world.workers.running()[name].live
+        assert {*map(str, live)} == set(serves.live)
+    assert steps(world.reconciler.round()) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_example_without_links(path: Path) -> None:
+    """On a machine with none of its links nothing is done, and every port that has a name waits."""
+    world = World(path)
+    assert steps(world.reconciler.round()) == []
+    assert world.workers.running() == {}
+    for group in world.config.groups:
+        patterns = (*group.upstream, *group.downstream)
+        named = [name for name in patterns if "*" not in name and not name.startswith("!")]
+        assert world.states(group.name) == dict.fromkeys(named, "waiting")
+    assert all(of.active is None for of in world.reconciler.report.groups)
