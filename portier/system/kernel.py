@@ -105,7 +105,6 @@ _FIB_RULE_INVERT: Final = 2
 _LOCAL: Final = 255
 
 _NDA_DST: Final = 1
-_REACHABLE: Final = 0x02
 _STALE: Final = 0x04
 _VALID_STATES: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # REACHABLE STALE DELAY PROBE PERMANENT
 _NTF_PROXY: Final = 0x08
@@ -362,12 +361,13 @@ class Kernel:
 
     def add_route(self, route: HostRoute) -> RouteResult:
         """Add a host route where none with its destination, table and metric is."""
-        known = self._record.has_route(route)
-        self._record.note_route(route)
-        code = self._socket.call(nl.RTM_NEWROUTE, nl.NLM_F_CREATE | nl.NLM_F_EXCL, _payload(route))
-        if not code:
-            return RouteResult.ADDED
-        return self._not_added(route, known=known, code=code)
+        with self._record.changing_routes:
+            known = self._record.has_route(route)
+            self._record.note_route(route)
+            code = self._socket.call(nl.RTM_NEWROUTE, nl.NLM_F_CREATE | nl.NLM_F_EXCL, _payload(route))
+            if not code:
+                return RouteResult.ADDED
+            return self._not_added(route, known=known, code=code)
 
     def move_route(self, old: HostRoute, new: HostRoute) -> RouteResult:
         """Add the new route and then remove the old, without a moment with neither.
@@ -377,21 +377,22 @@ class Kernel:
         """
         if old == new:
             return self.add_route(new)
-        known = self._record.has_route(new)
-        self._record.note_route(new)
-        payload = _payload(new)
-        result, behind = RouteResult.ADDED, False
-        code = self._socket.call(nl.RTM_NEWROUTE, nl.NLM_F_CREATE | nl.NLM_F_EXCL, payload)
-        if code == errno.EEXIST:
-            # Most likely by the old one: then this puts the new one behind it.
-            code = self._socket.call(nl.RTM_NEWROUTE, nl.NLM_F_CREATE, payload)
-            behind = not code
-        if code:
-            result = self._not_added(new, known=known, code=code)
-        removed = self._drop_route(old)
-        if behind and not removed:
-            self._drop_route(new)
-            result = RouteResult.FOREIGN
+        with self._record.changing_routes:
+            known = self._record.has_route(new)
+            self._record.note_route(new)
+            payload = _payload(new)
+            result, behind = RouteResult.ADDED, False
+            code = self._socket.call(nl.RTM_NEWROUTE, nl.NLM_F_CREATE | nl.NLM_F_EXCL, payload)
+            if code == errno.EEXIST:
+                # Most likely by the old one: then this puts the new one behind it.
+                code = self._socket.call(nl.RTM_NEWROUTE, nl.NLM_F_CREATE, payload)
+                behind = not code
+            if code:
+                result = self._not_added(new, known=known, code=code)
+            removed = self._drop_route(old)
+            if behind and not removed:
+                self._drop_route(new)
+                result = RouteResult.FOREIGN
         return result
 
     def remove_route(self, route: HostRoute) -> None:
@@ -400,13 +401,14 @@ class Kernel:
 
     def _drop_route(self, route: HostRoute) -> bool:
         """Remove a route of Portier's; tells whether it was there."""
-        if not self._record.has_route(route):
-            return False
-        code = self._socket.call(nl.RTM_DELROUTE, 0, _payload(route) + _NO_GATEWAY)
-        if code not in (0, errno.ESRCH, errno.ENODEV):
-            raise self._refusal(f"remove route {_text(route)}", code)
-        self._record.forget_route(route)
-        return not code
+        with self._record.changing_routes:
+            if not self._record.has_route(route):
+                return False
+            code = self._socket.call(nl.RTM_DELROUTE, 0, _payload(route) + _NO_GATEWAY)
+            if code not in (0, errno.ESRCH, errno.ENODEV):
+                raise self._refusal(f"remove route {_text(route)}", code)
+            self._record.forget_route(route)
+            return not code
 
     def _not_added(self, route: HostRoute, *, known: bool, code: int) -> RouteResult:
         """Why a route could not be added; the record keeps it only where it is Portier's."""

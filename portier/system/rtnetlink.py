@@ -68,7 +68,6 @@ RTA_TABLE: Final = 15
 
 HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 LENGTH: Final = 16  # of the header
-U16: Final = struct.Struct("=H")
 U32: Final = struct.Struct("=I")
 _MARK: Final = struct.Struct("=II")  # sequence and port id, the end of the header
 _ATTRIBUTE: Final = struct.Struct("=HH")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from ipaddress import IPv6Address
@@ -342,6 +343,34 @@ def test_move_of_a_route_that_is_gone(world: RealWorld, by_one: HostRoute, by_tw
     world.remove_link("two")
     assert world.kernel.move_route(by_two, by_one) is RouteResult.ADDED
     assert world.record.routes() == {by_one}
+
+
+def test_two_add_one_route(world: RealWorld, by_one: HostRoute) -> None:
+    """A worker and the reconciler that add the same route at the same moment both find it theirs, and it
+    stays on record, so that it can be removed."""
+    record = world.record
+    note = record.note_route
+    results: list[RouteResult] = []
+
+    def add() -> None:
+        with Kernel(record) as kernel:
+            results.append(kernel.add_route(by_one))
+
+    worker = threading.Thread(target=add)
+
+    def note_while_another_adds(route: HostRoute) -> None:
+        record.note_route = note  # type: ignore[method-assign]
+        worker.start()
+        worker.join(0.2)  # time enough to add it first, if nothing makes it wait
+        note(route)
+
+    record.note_route = note_while_another_adds  # type: ignore[method-assign]
+    results.append(world.kernel.add_route(by_one))
+    worker.join(20)
+    assert results == [RouteResult.ADDED, RouteResult.PRESENT]
+    assert record.has_route(by_one)
+    world.kernel.remove_route(by_one)
+    assert not routes_to(GUEST)
 
 
 @pytest.mark.parametrize("where", ["one", "two"])
