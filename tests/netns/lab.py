@@ -594,9 +594,14 @@ class Lab:
         """Make an interface a port of a bridge."""
         host.ip(f"link set {port} master {bridge}", f"link set {port} up")
 
-    def portier(self, config: str, *, on: Host, name: str = "portier", wait: bool = True) -> Portier:
-        """Start the daemon on a host with this configuration, and wait until it is ready."""
-        daemon = Portier(self, on, self.directory / name, config)
+    def portier(
+        self, config: str, *, on: Host, name: str = "portier", wait: bool = True, crashing: str = ""
+    ) -> Portier:
+        """Start the daemon on a host with this configuration, and wait until it is ready.
+
+        ``crashing`` is Python that runs in it first, to make it crash; its tracebacks are no failure then.
+        """
+        daemon = Portier(self, on, self.directory / name, config, crashing)
         self.portiers.append(daemon)
         daemon.start(wait=wait)
         return daemon
@@ -640,7 +645,7 @@ class UnixConnection(http.client.HTTPConnection):
 class Portier:
     """The daemon under test, as a subprocess on one host."""
 
-    def __init__(self, lab: Lab, host: Host, directory: Path, config: str) -> None:
+    def __init__(self, lab: Lab, host: Host, directory: Path, config: str, crashing: str = "") -> None:
         directory.mkdir(parents=True)
         self.lab = lab
         self.host = host
@@ -648,6 +653,7 @@ class Portier:
         self.runtime = directory / "run"
         self.log = directory / "log"
         self.config.write_text(config)
+        self._crashing = crashing
         self._process: subprocess.Popen[str] | None = None
         self._wants_clean_exit = False
         self._checked = 0
@@ -656,9 +662,12 @@ class Portier:
 
     def start(self, *, wait: bool = True) -> None:
         """Start (again); with ``wait`` until it has done its first round."""
+        program = ["-m", "portier"]
+        if self._crashing:
+            program = ["-c", f"{self._crashing}\nimport sys, portier.cli\nsys.exit(portier.cli.main())"]
         with self.log.open("a") as log:
             self._process = self.host.popen(
-                [sys.executable, "-m", "portier", "run", *self._where()], stdout=log, stderr=subprocess.STDOUT
+                [sys.executable, *program, "run", *self._where()], stdout=log, stderr=subprocess.STDOUT
             )
         self._wants_clean_exit = True
         if wait:
@@ -727,7 +736,7 @@ class Portier:
         elif self._wants_clean_exit and self._process is not None and self._process.returncode not in (0, 78):
             problems.append(f"the daemon on {self.host.name} ended by itself: {self._process.returncode}")
         text = self.log.read_text() if self.log.exists() else ""
-        if "Traceback" in text:
+        if "Traceback" in text and not self._crashing:
             problems.append(f"a traceback in the log:\n{text[text.index('Traceback') :][:3000]}")
         return problems
 
