@@ -20,11 +20,13 @@ import resource
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -34,7 +36,7 @@ from portier import config as configuration
 from portier.core.model import Bound, Config
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, PortReport, Step
-from portier.core.route import Explanation, RouteEngine
+from portier.core.route import RouteEngine
 from portier.errors import ConfigError, PortierError, Refused
 from portier.runtime import reconcile
 from portier.runtime.events import EventLog
@@ -50,6 +52,7 @@ from portier.system.record import Record
 from portier.system.service import Service
 from portier.system.watch import ConfigWatch
 
+EXIT_USAGE: Final = 64
 EXIT_NOT_PERMITTED: Final = 77
 EXIT_CONFIG: Final = 78
 
@@ -69,6 +72,9 @@ _REFRESH: Final = 1.0  # seconds between updates of what the service manager sho
 _CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
 _ANSWERED: Final = frozenset({Verdict.ANSWERED, Verdict.DEFENDED, Verdict.OWN_ADDRESS})
 _GC_THRESH3: Final = "net/ipv6/neigh/default/gc_thresh3"
+
+_Found = tuple[list[str], Verdict | None]
+"""The steps of an explanation, and where they lead; None when no engine could be asked."""
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +116,7 @@ class Daemon:
             stack.callback(self._rope.close)
             stack.callback(self._bell.close)
             stack.callback(self._service.close)
+            stack.enter_context(self._handle_signals())
             stack.enter_context(_hold_place())
             make_runtime_dir(self.runtime_dir)
             self._record = stack.enter_context(Record(self.runtime_dir))
@@ -129,17 +136,13 @@ class Daemon:
             self._control = stack.enter_context(self._control_server())
             self._monitor = stack.enter_context(Monitor(self._wake))
             stack.enter_context(ConfigWatch(self.config_path, self._wake))
-            stack.enter_context(self._handle_signals())
             self._wake("file")  # for an edit between the first load and the watch
             log.info("portier %s starts: %s", _version(), self.config_path)
             first = self._reconciler.start()
-            with contextlib.suppress(TimeoutError):
-                first.result(_FIRST_ROUND)
-            self._refresh()
-            self._service.ready(self._status_line())
             code = 1
             try:
-                self._serve()
+                first.add_done_callback(lambda _: self._ring())
+                self._serve(first)
             finally:
                 code = self._undo()
             return code
@@ -151,25 +154,32 @@ class Daemon:
         self._events.flush()
         for error in left.errors:
             log.error("not undone: %s", error)
-        if left.pending:
+        if left.pending or left.errors:
             log.error("`portier cleanup` tries again to undo what is left")
-        return 1 if left.pending else 0
+            return 1
+        return 0
 
-    def _serve(self) -> None:
-        """Wait for signals, and do what has its time; returns when told to stop."""
+    def _serve(self, first: Future[Round]) -> None:
+        """Wait for signals, and do what has its time; returns when told to stop.  Readiness is told after
+        the ``first`` round, or when that takes too long."""
         watchdog = self._service.watchdog
         alive_at = time.monotonic() if watchdog else math.inf
+        ready_at = time.monotonic() + _FIRST_ROUND
         while True:
             now = time.monotonic()
+            if ready_at < math.inf and (first.done() or now >= ready_at):
+                ready_at = math.inf
+                self._begin()
             if watchdog and now >= alive_at:
-                if not self._reconciler.hangs(watchdog):
+                # Twice, the service manager's whole patience: a round may begin with a load of the file.
+                if not self._reconciler.hangs(2 * watchdog):
                     self._service.alive()
                 alive_at = now + watchdog
             if now >= self._refresh_at:
                 self._refresh()
             if now >= self._events.due:
                 self._events.flush()
-            due = min(alive_at, self._refresh_at, self._events.due)
+            due = min(ready_at, alive_at, self._refresh_at, self._events.due)
             timeout = None if due == math.inf else max(0.0, due - time.monotonic())
             if select.select([self._bell], [], [], timeout)[0]:
                 with contextlib.suppress(BlockingIOError):
@@ -181,6 +191,13 @@ class Daemon:
                 if number in {signal.SIGTERM, signal.SIGINT}:
                     return
                 self._obey(number)
+
+    def _begin(self) -> None:
+        """All is built: leave it to no collection any more, and say so."""
+        gc.collect()
+        gc.freeze()
+        self._refresh()
+        self._service.ready(self._status_line())
 
     def _obey(self, number: int) -> None:
         if number == signal.SIGHUP:
@@ -377,8 +394,9 @@ class Daemon:
             for host in hosts
         ]
 
-    def reload(self) -> dict[str, Any]:
+    def reload(self, config: str | None = None) -> dict[str, Any]:
         """Load the configuration, wait for the round that applies it, for `portier reload`."""
+        self._require_file(config)
         try:
             done = self._reconciler.reload(_RELOAD)
         except TimeoutError:
@@ -389,8 +407,9 @@ class Daemon:
             "steps": [str(step) for step in done.steps],
         }
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self, config: str | None = None) -> dict[str, Any]:
         """The steps that applying the configuration on disk would take now, for `portier plan`."""
+        self._require_file(config)
         try:
             loaded = self._load()
         except ConfigError as error:
@@ -401,13 +420,22 @@ class Daemon:
             raise Refused("the daemon is too busy to plan: see `portier status`") from None
         return {"version": 1, "steps": [str(step) for step in steps]}
 
+    def _require_file(self, config: str | None) -> None:
+        """Refuse when the user names another file than the daemon's own, which alone it reads."""
+        if config is not None and os.path.realpath(config) != os.path.realpath(self.config_path):
+            raise Refused(
+                f"the daemon runs with {self.config_path}, not with {config}: leave out -c, or judge that "
+                f"file by `portier check -c {config}`",
+                EXIT_USAGE,
+            )
+
     def explain(self, address: str, on: str | None = None) -> dict[str, Any]:
         """Why a solicitation for ``address`` on port ``on`` (else on the upstreams) would be answered, or
         would not, for `portier explain`."""
         try:
             target = ipaddress.IPv6Address(address).packed
         except ValueError as error:
-            raise Refused(f"{address!r} is not an IPv6 address", 64) from error
+            raise Refused(f"{address!r} is not an IPv6 address", EXIT_USAGE) from error
         groups = self._reconciler.report.groups
         if on is None:
             steps, verdict = self._explain_anywhere(groups, target)
@@ -421,60 +449,65 @@ class Daemon:
             "steps": steps,
         }
 
-    def _explain_anywhere(
-        self, groups: tuple[GroupReport, ...], target: bytes
-    ) -> tuple[list[str], Verdict | None]:
+    def _explain_anywhere(self, groups: tuple[GroupReport, ...], target: bytes) -> _Found:
         """Explain for the group that has most to say: one that answers, else one that has a rule."""
-        best: tuple[list[str], Verdict | None] = (["no group is configured"], None)
-        found: tuple[list[str], Verdict | None]
+        best: _Found = ["no group is configured"], None
+        ready = [of for of in groups if of.active is not None or not of.group.upstream]
+        names = [of.group.name for of in ready]
+        explained = dict(zip(names, self._explain_in(ready, target, None), strict=True))
         for of in groups:
-            if of.group.upstream and of.active is None:
-                found = [f"group {of.group.name}: no upstream is active", *_states(of)], None
-            else:
-                found = self._explain_in(of, target, None)
+            missing = [f"group {of.group.name}: no upstream is active", *_states(of)], None
+            found = explained.get(of.group.name, missing)
             if found[1] in _ANSWERED:
                 return found
             if best[1] in {None, Verdict.NO_RULE}:
                 best = found
         return best
 
-    def _explain_on(
-        self, groups: tuple[GroupReport, ...], target: bytes, on: str
-    ) -> tuple[list[str], Verdict | None]:
+    def _explain_on(self, groups: tuple[GroupReport, ...], target: bytes, on: str) -> _Found:
         reason = f"no group names {on} or matches it"
         for of in groups:
             for port in of.ports:
                 if port.name != on:
                     continue
                 if port.state == "active" or port.reason == "no usable address":
-                    steps, verdict = self._explain_in(of, target, port.ifindex)
+                    ((steps, verdict),) = self._explain_in([of], target, port.ifindex)
                     if verdict is Verdict.NO_RULE:
                         steps += self._known_elsewhere(groups, of, target)
                     return steps, verdict
                 reason = f"{on} is a port of group {of.group.name}, and {port.state}: {port.reason}"
         return [reason], None
 
-    def _explain_in(
-        self, of: GroupReport, target: bytes, ifindex: int | None
-    ) -> tuple[list[str], Verdict | None]:
-        """Let a group's engine explain; a host that it would ask for is asked for, and waited for."""
-        name, timers = of.group.name, of.group.timers
+    def _explain_in(self, groups: Sequence[GroupReport], target: bytes, ifindex: int | None) -> list[_Found]:
+        """Let groups' engines explain.  Where none answers yet, a host that some would ask for is asked for
+        in all of them, and waited for until one answers, for as long as the most patient of them would."""
+        found = [self._explain_now(of, target, ifindex) for of in groups]
+        patience = 0.0
+        for of, (_, verdict) in zip(groups, found, strict=True):
+            if verdict in _ANSWERED:
+                return found
+            if verdict is Verdict.RESOLVING:
+                patience = max(patience, of.group.timers.retransmit * of.group.timers.retries + 0.5)
+                with contextlib.suppress(PortierError):  # its explanation will say why
+                    self._supervisor.ask(of.group.name, target)
+        deadline = time.monotonic() + min(patience, _EXPLAIN)
+        while time.monotonic() < deadline:
+            verdicts = {verdict for _, verdict in found}
+            if Verdict.RESOLVING not in verdicts or verdicts & _ANSWERED:
+                break
+            time.sleep(_EXPLAIN_STEP)
+            for number, of in enumerate(groups):
+                if found[number][1] is Verdict.RESOLVING:
+                    found[number] = self._explain_now(of, target, ifindex)
+        return found
+
+    def _explain_now(self, of: GroupReport, target: bytes, ifindex: int | None) -> _Found:
+        name = of.group.name
         try:
             said = self._supervisor.explain(name, target, ifindex)
-            if said.verdict is Verdict.RESOLVING:
-                said = self._after_asking(name, target, ifindex, timers.retransmit * timers.retries)
         except PortierError as error:
             return [f"group {name}: {error}"], None
         return [f"group {name}", *said.steps], said.verdict
-
-    def _after_asking(self, name: str, target: bytes, ifindex: int | None, patience: float) -> Explanation:
-        self._supervisor.ask(name, target)
-        deadline = time.monotonic() + min(patience + 0.5, _EXPLAIN)
-        while True:
-            said = self._supervisor.explain(name, target, ifindex)
-            if said.verdict is not Verdict.RESOLVING or time.monotonic() >= deadline:
-                return said
-            time.sleep(_EXPLAIN_STEP)
 
     def _known_elsewhere(
         self, groups: tuple[GroupReport, ...], here: GroupReport, target: bytes
@@ -537,6 +570,8 @@ def cleanup(runtime_dir: Path) -> Round:
     """Remove what a dead daemon left in the kernel, and restore what it changed.  Raises `Refused` while
     one runs."""
     _require_rights()
+    if runtime_dir.exists():
+        _require_own(runtime_dir)
     with _hold_place(), Record(runtime_dir) as record, Kernel(record) as kernel:
         return reconcile.undo(kernel, record, time.monotonic)
 
@@ -545,7 +580,8 @@ def cleanup(runtime_dir: Path) -> Round:
 
 
 def make_runtime_dir(path: Path) -> None:
-    """Make sure that there is a runtime dir that can be written to."""
+    """Make sure that there is a runtime dir that we can write to and nobody else: what it holds is believed
+    by root."""
     try:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -556,6 +592,23 @@ def make_runtime_dir(path: Path) -> None:
             f"cannot use the runtime dir {path}: {error.strerror}; name another with --runtime-dir",
             EXIT_NOT_PERMITTED if denied else 1,
         ) from error
+    _require_own(path)
+
+
+def _require_own(path: Path) -> None:
+    """Refuse a directory in which others may put what they like."""
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        why = f"belongs to another user ({status.st_uid})"
+    elif status.st_mode & stat.S_IWOTH:
+        why = "can be written to by everybody"
+    else:
+        return
+    raise Refused(
+        f"the runtime dir {path} {why}: make it this user's own (chown, chmod 755), or name another "
+        "with --runtime-dir",
+        EXIT_NOT_PERMITTED,
+    )
 
 
 @contextlib.contextmanager

@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # any name can be shown on any terminal
     try:
-        return _call(_parser().parse_args(argv))
+        options = _parser().parse_args(argv)
+        options.named = options.config  # for what asks a daemon, which has a file of its own
+        options.config = options.config or DEFAULT_CONFIG
+        return _call(options)
     except SystemExit as end:  # argparse ends so, after help or a usage error
         return end.code if isinstance(end.code, int) else exits.OK
     except KeyboardInterrupt:
@@ -94,6 +97,12 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def named_file(options: argparse.Namespace) -> dict[str, str]:
+    """The configuration that the user named, as a parameter for a daemon, which refuses another than its
+    own; nothing where none was named."""
+    return {} if options.named is None else {"config": str(options.named.absolute())}
+
+
 def complain(name: str, message: str) -> None:
     """Tell the user what is wrong, in one line on stderr."""
     print(f"portier {name}: {' '.join(message.split())}", file=sys.stderr)
@@ -124,7 +133,7 @@ def _global_options(parser: argparse.ArgumentParser, *, inherit: bool) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        default=argparse.SUPPRESS if inherit else DEFAULT_CONFIG,
+        default=argparse.SUPPRESS if inherit else None,
         help=f"the configuration (default {DEFAULT_CONFIG})",
     )
     parser.add_argument(

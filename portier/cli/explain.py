@@ -11,6 +11,8 @@ from typing import Any
 from portier.cli import complain, exits, text
 from portier.system.control import ControlClient
 
+_TIMEOUT = 30.0  # seconds; a host has 8 to answer the daemon, and a worker may be slow
+
 
 def run(options: argparse.Namespace) -> int:
     """Print the steps and the verdict; 0 answered, 1 not."""
@@ -22,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     question = {"address": str(address)}
     if options.on is not None:
         question["on"] = options.on
-    answer: dict[str, Any] = ControlClient(options.runtime_dir).get("/v1/explain", **question)
+    answer: dict[str, Any] = ControlClient(options.runtime_dir, _TIMEOUT).get("/v1/explain", **question)
     if options.json:
         json.dump(answer, sys.stdout, indent=2)
         print()

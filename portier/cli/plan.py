@@ -11,7 +11,7 @@ import json
 import sys
 from typing import Any
 
-from portier.cli import complain, exits
+from portier.cli import complain, exits, named_file
 from portier.errors import Refused
 from portier.system.control import ControlClient
 
@@ -21,7 +21,8 @@ _TIMEOUT = 60.0  # seconds; the daemon loads the configuration in a process of i
 def run(options: argparse.Namespace) -> int:
     """Print the steps; 0 none, 2 some."""
     try:
-        plan: dict[str, Any] = ControlClient(options.runtime_dir, _TIMEOUT).post("/v1/plan")
+        client = ControlClient(options.runtime_dir, _TIMEOUT)
+        plan: dict[str, Any] = client.post("/v1/plan", **named_file(options))
         plan["daemon"] = True
     except Refused as refused:
         if refused.exit_code != exits.NO_DAEMON:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from portier.cli import exits
+from portier.cli import exits, named_file
 from portier.system.control import ControlClient
 
 _TIMEOUT = 120.0  # seconds; 10,000 rules take a few
@@ -15,7 +15,8 @@ _TIMEOUT = 120.0  # seconds; 10,000 rules take a few
 def run(options: argparse.Namespace) -> int:
     """Reload; 0 done, 78 refused, with every error on stderr.  A step that the kernel refuses is told too,
     and is the daemon's to try again: `portier status` follows it."""
-    outcome: dict[str, Any] = ControlClient(options.runtime_dir, _TIMEOUT).post("/v1/reload")
+    client = ControlClient(options.runtime_dir, _TIMEOUT)
+    outcome: dict[str, Any] = client.post("/v1/reload", **named_file(options))
     for error in outcome["errors"]:
         print(error, file=sys.stderr)
     if not outcome["ok"]:

@@ -1,0 +1,266 @@
+"""What the daemon decides by itself, beside the parts that it puts together: those are stood in for."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from portier import daemon as module
+from portier.core.model import Config, Group, Timers
+from portier.core.outcome import Verdict
+from portier.core.plan import GroupReport, Report, StopWorker
+from portier.core.route import Explanation
+from portier.daemon import Daemon, cleanup, make_runtime_dir
+from portier.errors import PortierError, Refused
+from portier.runtime.reconcile import Round, Settings
+from portier.system.control import SOCKET_NAME, ControlServer
+from tests.cli.conftest import ROOT, Portier
+
+PATIENCE = 20.0
+NOTHING = Round()  # done, and nothing left to do
+
+
+class Rounds:
+    """A reconciler that has done its rounds, or is still at the first."""
+
+    def __init__(self, left: Round = NOTHING) -> None:
+        self.settings = Settings(Config())
+        self.report = Report()
+        self.last = left
+        self.rounds = 1
+        self.reloads = 0
+
+    def stop(self) -> Round:
+        return self.last
+
+    def ask_reload(self) -> Future[Round]:
+        self.reloads += 1
+        done: Future[Round] = Future()
+        done.set_result(self.last)
+        return done
+
+    def hangs(self, _patience: float) -> bool:
+        return False
+
+
+class Engines:
+    """Groups whose engines answer once they have been asked for the host so many times; None is never."""
+
+    def __init__(self, **looks: int | None) -> None:
+        self.looks = looks
+        self.asked: list[str] = []
+
+    def explain(self, name: str, _target: bytes, _ifindex: int | None) -> Explanation:
+        left = self.looks[name]
+        if left is None or name not in self.asked:
+            return Explanation(Verdict.RESOLVING, ("asking",))
+        self.looks[name] = left - 1
+        return Explanation(Verdict.RESOLVING if left > 1 else Verdict.ANSWERED, ("it is there",))
+
+    def ask(self, name: str, _target: bytes) -> None:
+        self.asked.append(name)
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
+Make = Callable[..., Daemon]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Make]:
+    """Makes daemons whose parts are stood in for."""
+    daemons = []
+
+    def make(rounds: Rounds | None = None, engines: Engines | None = None) -> Daemon:
+        daemon = Daemon(tmp_path / "portier.yaml", tmp_path)
+        daemon._reconciler = cast("Any", rounds or Rounds())
+        daemon._supervisor = cast("Any", engines or Engines())
+        daemons.append(daemon)
+        return daemon
+
+    yield make
+    for daemon in daemons:
+        for part in (daemon._bell, daemon._rope, daemon._service):
+            part.close()
+
+
+def report(*names: str, retries: int = 3) -> Report:
+    """Groups without upstream, which may be asked right away."""
+    timers = Timers(retransmit=1.0, retries=retries)
+    groups = [Group(name=name, timers=timers) for name in names]
+    return Report(groups=tuple(GroupReport(group, None, (), (), True, (), ()) for group in groups))
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o775])
+def test_a_runtime_dir_of_our_own_is_used(tmp_path: Path, mode: int) -> None:
+    """One that is missing is made; one that is ours and closed to others stays as it is."""
+    path = tmp_path / "run" / "portier"
+    make_runtime_dir(path)
+    assert path.stat().st_mode & 0o777 == 0o755
+    path.chmod(mode)
+    make_runtime_dir(path)
+    assert path.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_runtime_dir_open_to_everybody_is_refused(tmp_path: Path, mode: int) -> None:
+    """Whoever can write there could have the daemon believe in a record of theirs; sticky or not."""
+    tmp_path.chmod(mode)
+    with pytest.raises(Refused, match=r"by everybody: .*--runtime-dir") as refused:
+        make_runtime_dir(tmp_path)
+    assert refused.value.exit_code == 77
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a directory away")
+def test_a_runtime_dir_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    """So could its owner; cleanup, which acts on the record as well, refuses it too."""
+    os.chown(tmp_path, 65534, -1)
+    for use in (make_runtime_dir, cleanup):
+        with pytest.raises(Refused, match=r"another user \(65534\): .*--runtime-dir"):
+            use(tmp_path)
+
+
+def test_another_file_than_the_daemons_is_refused(tmp_path: Path, made: Make) -> None:
+    """Plan and reload are about the daemon's own file; by another name it is the same."""
+    daemon = made()
+    for command in (daemon.plan, daemon.reload):
+        with pytest.raises(Refused, match=f"runs with {tmp_path}/portier.yaml, not with /etc/x") as refused:
+            command(config="/etc/x")
+        assert refused.value.exit_code == 64
+    (tmp_path / "link").symlink_to(tmp_path / "portier.yaml")
+    daemon._require_file(str(tmp_path / "link"))
+    daemon._require_file(None)
+
+
+def test_the_file_is_sent_only_when_named(tmp_path: Path, portier: Portier) -> None:
+    """`-c` travels with plan and reload, before the command or after it, as an absolute path; the default
+    does not."""
+    asked: list[str | None] = []
+
+    def answer(config: str | None = None) -> dict[str, Any]:
+        asked.append(config)
+        return {"ok": True, "steps": [], "errors": []}
+
+    with ControlServer(
+        tmp_path / "run" / SOCKET_NAME, {("POST", "/v1/plan"): answer, ("POST", "/v1/reload"): answer}
+    ):
+        for command in ("plan", "reload"):
+            assert portier(command).returncode == 0
+            assert portier("-c", "a.yaml", command).returncode == 0
+            assert portier(command, "-c", "/b.yaml").returncode == 0
+    assert asked == [None, str(ROOT / "a.yaml"), "/b.yaml"] * 2
+
+
+def test_groups_are_waited_for_together(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many groups look for a host, `explain` waits once, and as long as one of them."""
+    monkeypatch.setattr(module, "_EXPLAIN", 0.3)
+    names = [f"g{number}" for number in range(40)]
+    rounds, engines = Rounds(), Engines(**dict.fromkeys(names))
+    rounds.report = report(*names)
+    began = time.monotonic()
+    said = made(rounds, engines).explain("2001:db8::5")
+    assert said["verdict"] == Verdict.RESOLVING.label
+    assert engines.asked == names
+    assert time.monotonic() - began < 40 * 0.3 / 2
+
+
+def test_the_first_group_that_answers_is_enough(made: Make) -> None:
+    """Where one of the groups finds the host, the others are not waited for."""
+    rounds, engines = Rounds(), Engines(slow=None, quick=2)
+    rounds.report = report("slow", "quick", retries=1000)
+    said = made(rounds, engines).explain("2001:db8::5")
+    assert said["answered"]
+    assert said["steps"][0] == "group quick"
+
+
+@pytest.mark.parametrize(
+    ("left", "code"),
+    [(Round(), 0), (Round(pending=(StopWorker("lan"),)), 1), (Round(errors=("no look at the kernel",)), 1)],
+)
+def test_what_is_not_undone_shows(
+    made: Make, caplog: pytest.LogCaptureFixture, left: Round, code: int
+) -> None:
+    """Steps left over, and an undo that could not even look, both end with 1 and name the way out."""
+    assert made(Rounds(left))._undo() == code
+    assert ("portier cleanup" in caplog.text) == bool(code)
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A service manager."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", listener.getsockname())
+        yield listener
+
+
+def test_a_stop_does_not_wait_for_the_first_round(manager: socket.socket, made: Make) -> None:
+    """SIGTERM during a long first round ends the wait at once, and readiness is never told."""
+    daemon = made()
+    daemon._applied = daemon._reconciler.settings.generation
+    with daemon._handle_signals():
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        daemon._serve(Future())
+    manager.settimeout(0)
+    said = b""
+    while True:
+        try:
+            said += manager.recv(4096)
+        except BlockingIOError:
+            break
+    assert b"READY" not in said
+
+
+def test_readiness_follows_the_first_round(manager: socket.socket, made: Make) -> None:
+    """It is told when the round is done; a reload asked for meanwhile is done, and what was built by then
+    is left to no collection."""
+    rounds = Rounds()
+    daemon = made(rounds)
+    first: Future[Round] = Future()
+    first.add_done_callback(lambda _: daemon._ring())
+    gc.unfreeze()
+    try:
+        with daemon._handle_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            threading.Timer(0.1, first.set_result, (Round(),)).start()
+
+            def stop_when_ready() -> None:
+                while True:
+                    said = manager.recv(4096)
+                    if said.startswith(b"READY=1") and first.done():
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
+
+            waiter = threading.Thread(target=stop_when_ready)
+            waiter.start()
+            daemon._serve(first)
+            waiter.join()
+        assert rounds.reloads == 1
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+def test_a_group_that_cannot_be_asked_says_why(made: Make) -> None:
+    """A worker that waits for its restart costs the explanation nothing but that group."""
+
+    class Gone(Engines):
+        def explain(self, name: str, _target: bytes, _ifindex: int | None) -> Explanation:
+            raise PortierError(f"worker {name} waits for its restart")
+
+    rounds = Rounds()
+    rounds.report = report("lan")
+    said = made(rounds, Gone()).explain("2001:db8::5")
+    assert said["steps"] == ["group lan: worker lan waits for its restart"]
