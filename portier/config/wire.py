@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from portier.core.model import Answer, Config, Group, HostPattern, Live, Network, Rule
-from portier.errors import ConfigError, Problem
+from portier.errors import ConfigError, Problem, Refused
 
 _SLICE = 50  # rules; about 0.3 ms to build
 _WORK, _REST = 0.0005, 0.0005  # seconds between rests, and of one
+_OS_ERROR = 71  # exit code: the system failed, not the configuration
 _TIMEOUT = 120.0  # seconds; 10,000 rules take about two
 
 
@@ -40,8 +41,8 @@ class Loaded:
 
 
 def load_in_child(path: Path, replace: tuple[Path, Path] | None = None) -> Loaded:
-    """Run `portier.config.child` and take over what it loaded; raises the ConfigError that it met.  A
-    child that dies, or takes two minutes, makes a ConfigError too: the configuration cannot be used."""
+    """Run `portier.config.child` and take over what it loaded; raises the ConfigError that it met.  For
+    a child that dies, or takes two minutes, it raises Refused: that is not the configuration's fault."""
     arguments = [str(name) for name in (path, *(replace or ()))]
     # -P keeps the working directory, which may be anybody's, from being searched for modules.
     command = [sys.executable, "-P", "-m", "portier.config.child", *arguments]
@@ -50,11 +51,12 @@ def load_in_child(path: Path, replace: tuple[Path, Path] | None = None) -> Loade
     try:
         child = subprocess.run(command, env=environment, capture_output=True, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError([Problem(str(path), 0, 0, "", f"could not be loaded: {error}")]) from error
+        raise Refused(f"{path} could not be loaded: {error}", _OS_ERROR) from error
     if child.returncode != 0:
         last = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        message = f"could not be loaded: the loader ended with {child.returncode}: {last}"
-        raise ConfigError([Problem(str(path), 0, 0, "", message)])
+        raise Refused(
+            f"{path} could not be loaded: the loader ended with {child.returncode}: {last}", _OS_ERROR
+        )
     return decode(child.stdout)
 
 

@@ -766,6 +766,11 @@ class _Binder:
                 for prefix in upstream.on_link
                 if network.version == prefix.version and network.overlaps(prefix)
             ]
+            if self.group.routes is None and upstream.on_link:
+                warnings.append(
+                    f"`routes: false`, and {upstream.on_link[0]} is on-link on {upstream.name}: the kernel "
+                    "sends there what is for hosts behind, unless routes of yours say otherwise"
+                )
         return tuple(warnings)
 
     def _no_upstream(self) -> str:

@@ -41,6 +41,7 @@ _SETTLES: Final = 0.03
 # Other makers' routes may change all the time: rounds for them alone take a fortieth of a CPU at most.
 _FOREIGN_SETTLES: Final = 0.2
 _FOREIGN_SHARE: Final = 40
+_LOAD_AGAIN: Final = 5.0  # after a loader that died
 _SPACING: Final = 0.1  # between rounds, however many hints there are
 _SHARE: Final = 4  # and as often as the last round took, so that rounds take a fifth of a CPU at most,
 _SPACING_MOST: Final = 1.0  # but never so much that a long round makes the next one late
@@ -354,6 +355,11 @@ class Reconciler:
         except Exception as error:  # whatever the child met, what runs goes on
             log.debug("loading the configuration failed", exc_info=True)
             refused = (f"the configuration cannot be loaded: {error}",)
+            # Not the file's fault, perhaps: it is tried again, changed or not.
+            digest = ""
+            again = self._clock() + _LOAD_AGAIN
+            with self._flag:
+                self._reasons["file"] = (again, again)
         else:
             self.take(loaded)
             self._event(EventKind.CONFIG, f"configuration generation {self.settings.generation} is in force")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from portier.config import Loaded, load, load_in_child, wire
-from portier.errors import ConfigError
+from portier.errors import ConfigError, Refused
 
 Loads = Callable[..., Loaded]
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").iterdir())
@@ -95,15 +95,15 @@ def test_parent_stays_clean(tmp_path: Path) -> None:
 
 
 def test_child_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child that cannot do its work makes an error like any other: nothing is replaced by it."""
+    """A child that cannot do its work is no fault of the file: not a ConfigError, so not for ever."""
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'MemoryError' >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
-    with pytest.raises(ConfigError, match="could not be loaded: the loader ended with 1: MemoryError"):
+    with pytest.raises(Refused, match="could not be loaded: the loader ended with 1: MemoryError"):
         load_in_child(tmp_path / "portier.yaml")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
-    with pytest.raises(ConfigError, match=r"could not be loaded: .*No such file"):
+    with pytest.raises(Refused, match=r"could not be loaded: .*No such file"):
         load_in_child(tmp_path / "portier.yaml")
 
 

@@ -291,6 +291,10 @@ def test_prefixes_of_a_port(kernel: FakeKernel) -> None:
     want, report, _ = desired(Config(groups=(group(),)), kernel)
     bound = want.workers["guests"]
     on_link = (IPv6Network("2001:db8:7::/64"), IPv6Network("2001:db8:aa::/56"))
+    _, without, _ = desired(Config(groups=(replace(group(), routes=None),)), kernel)
+    assert any(
+        warning.startswith("`routes: false`, and 2001:db8:7::/64") for warning in without.groups[0].warnings
+    )
     assert bound.ports[0].on_link == on_link
     assert bound.live == on_link
     assert bound.ports[0].prefixes == (
