@@ -53,6 +53,7 @@ from portier.system.service import Service
 from portier.system.watch import ConfigWatch
 
 EXIT_USAGE: Final = 64
+EXIT_NO_DAEMON: Final = 4
 EXIT_NOT_PERMITTED: Final = 77
 EXIT_CONFIG: Final = 78
 
@@ -107,6 +108,8 @@ class Daemon:
         """Start, serve until told to stop, stop and undo everything."""
         sys.setswitchinterval(_SWITCH_INTERVAL)
         gc.set_threshold(*_COLLECTIONS)
+        for early in (signal.SIGHUP, signal.SIGUSR1):
+            signal.signal(early, signal.SIG_IGN)  # a reload that comes before the first load ends nothing
         loaded = self._load()
         _require_rights()
         _raise_descriptors()
@@ -560,7 +563,14 @@ def _states(of: GroupReport) -> list[str]:
 
 
 def plan_once(config_path: Path, runtime_dir: Path) -> tuple[Step, ...]:
-    """The steps that a daemon started now would do.  Touches nothing; knows no hosts."""
+    """The steps that a daemon started now would do.  Touches nothing; knows no hosts.  Raises `Refused` where
+    a daemon runs that did not answer."""
+    if holder := _holder():
+        raise Refused(
+            f"a daemon runs in this network namespace{holder}, but does not answer on {runtime_dir}: "
+            "name its --runtime-dir",
+            EXIT_NO_DAEMON,
+        )
     loaded = configuration.load(config_path)
     with Record(runtime_dir) as record, Kernel(record) as kernel:
         return reconcile.once(loaded.config, kernel, record, time.monotonic)
