@@ -530,8 +530,8 @@ class RouteEngine:
             ports = self._askable(port, decision.rule)
             return self._resolve(port, target, decision.rule, ports, message.ether_source, now, asker)
         entry = decision.entry
-        if entry is not None and now >= entry.reachable and not entry.probes and entry.claim is None:
-            self._send_probe(entry, now)
+        if entry is not None:
+            self._probe_if_stale(entry, now)
         if decision.verdict not in _SAID:
             return decision.verdict
         if entry is not None:
@@ -1174,8 +1174,7 @@ class RouteEngine:
         if entry.ifindex != port.ifindex:
             self._contest(entry, seen, now, now + self._group.timers.retransmit)
             return Verdict.RELAYED
-        if now >= entry.reachable and not entry.probes and entry.claim is None:
-            self._send_probe(entry, now)
+        self._probe_if_stale(entry, now)
         return Verdict.SAME_PORT  # the owner hears the probe itself
 
     def _own_probe(self, entry: Neighbor, port: _Attached, now: float) -> Verdict:
@@ -1350,6 +1349,10 @@ class RouteEngine:
             self._send_probe(entry, now)
         else:
             self._schedule(entry, entry.heard + timers.forget)
+
+    def _probe_if_stale(self, entry: Neighbor, now: float) -> None:
+        if now >= entry.reachable and not entry.probes and entry.claim is None:
+            self._send_probe(entry, now)
 
     def _send_probe(self, entry: Neighbor, now: float) -> None:
         """Ask a known host, by unicast, whether it is still there (RFC 4861 section 7.3.3)."""
