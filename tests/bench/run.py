@@ -134,18 +134,19 @@ class Bench:
 @contextlib.contextmanager
 def priority(nice: int) -> Iterator[None]:
     """Go before the machine's other work, with everything started meanwhile.  Where the scheduler groups
-    processes by session, nice counts within the session only, and the session has one of its own."""
+    processes by session, nice counts within the session only, and the session has one of its own; a session
+    without a group (nobody called setsid since the boot) takes none, and needs none."""
     group = Path("/proc/self/autogroup")
-    grouped = nice != 0 and group.exists()
     if nice:
         os.nice(nice)
-    if grouped:
-        group.write_text(str(nice))
+        with contextlib.suppress(OSError):
+            group.write_text(str(nice))
     try:
         yield
     finally:
-        if grouped:
-            group.write_text("0")
+        if nice:
+            with contextlib.suppress(OSError):
+                group.write_text("0")
 
 
 def median(values: list[float]) -> float:
