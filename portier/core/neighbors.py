@@ -8,9 +8,9 @@ What is known of a host stands in `Neighbor`; what follows from it is the engine
 from __future__ import annotations
 
 import enum
-import math
 
 from portier.core.model import HostRoute, Limits
+from portier.core.timers import Timed
 
 
 class RouteState(enum.Enum):
@@ -35,7 +35,7 @@ class Claim:
         self.dad_until = dad_until
 
 
-class Neighbor:
+class Neighbor(Timed):
     """One known host: an address on a port.
 
     Times are monotonic seconds.  ``ifindex`` is 0 once the entry is gone, so that whoever still holds it
@@ -50,10 +50,8 @@ class Neighbor:
     __slots__ = (
         "address",
         "asked",
-        "backstop",
         "claim",
         "confirmed",
-        "due",
         "flags",
         "heard",
         "ifindex",
@@ -61,7 +59,6 @@ class Neighbor:
         "mac",
         "override",
         "probes",
-        "queued",
         "reachable",
         "ready",
         "route",
@@ -72,6 +69,7 @@ class Neighbor:
     )
 
     def __init__(self, address: bytes, ifindex: int, mac: bytes, now: float) -> None:
+        super().__init__()
         self.address = address
         self.ifindex = ifindex
         self.mac = mac
@@ -79,9 +77,6 @@ class Neighbor:
         self.heard = now
         self.reachable = 0.0
         self.confirmed = False
-        self.due = math.inf
-        self.queued = math.inf
-        self.backstop = math.inf
         self.ready = 0.0
         self.flags = 0
         self.probes = 0

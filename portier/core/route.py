@@ -11,15 +11,26 @@ the group's limits.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from ipaddress import ip_address
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from portier.core import ndp
+from portier.core.engine import (
+    Bucket,
+    Explanation,
+    KernelOracle,
+    Lazy,
+    NeighborInfo,
+    Rates,
+    Say,
+    link_local,
+    listed,
+    mac_text,
+    silent,
+    text,
+)
 from portier.core.model import (
     Answer,
     Bound,
@@ -37,6 +48,7 @@ from portier.core.ndp import Message
 from portier.core.neighbors import Claim, Neighbor, NeighborTable, RouteState
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.rules import CompiledRule, Prefixes, RuleTable
+from portier.core.timers import Timed, Timers
 
 # How long an answer from a downstream waits for the owner upstream that was asked at the same time, where
 # the prefix is on-link there: long enough for a neighbor on a wire, too short to be noticed.
@@ -54,10 +66,7 @@ _BEHIND: Final = 0.01
 _MOVES: Final = 4
 # Bounds on memories that have no limit of their own in the configuration.
 _ASKERS_PER_PORT: Final = 1024
-_SOURCES: Final = 4096
 _NONCE: Final = 32  # octets of a nonce that are remembered
-# Timers that nobody waits for any more are cleared away when there are this many, or four times the live.
-_STALE_TIMERS: Final = 1024
 # So that a tick over many hosts never keeps frames waiting.
 _TICK_BATCH: Final = 128
 
@@ -72,42 +81,6 @@ _SAID: Final = frozenset({Verdict.ANSWERED, Verdict.ROUTE_FAILED})
 _SOMEBODY: Final = b"\xfe\x80" + bytes(13) + b"\1"  # a link-local address, for `explain`
 
 _tuple_new = tuple.__new__
-
-
-class Say(Protocol):
-    """Told the steps of a decision, as a template and its values."""
-
-    def __call__(self, template: str, /, *values: object) -> None:
-        """Take one step."""
-
-
-class KernelOracle(Protocol):
-    """What an engine may ask the kernel while it decides."""
-
-    def route(self, address: bytes, table: int) -> int:
-        """The interface by which the best route for `address` leaves, the default route not counted; 0
-        where there is none."""
-
-    def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
-        """The one of `ports` on which the kernel's neighbor table holds `address` in a valid state, or 0."""
-
-
-class NeighborInfo(NamedTuple):
-    """A known host, for people and programs.  ``age`` is seconds since it was last heard."""
-
-    address: bytes
-    port: str
-    mac: bytes
-    state: str
-    age: float
-    route: str
-
-
-class Explanation(NamedTuple):
-    """How a solicitation would be decided: the last step is the one that did."""
-
-    verdict: Verdict
-    steps: tuple[str, ...]
 
 
 class _Decision(NamedTuple):
@@ -125,18 +98,7 @@ class _Asker(NamedTuple):
     mac: bytes
 
 
-class _Timed:
-    """Something that needs attention at ``due``; the other two say when the heap will bring it up."""
-
-    __slots__ = ("backstop", "due", "queued")
-
-    def __init__(self) -> None:
-        self.due = math.inf
-        self.queued = math.inf
-        self.backstop = math.inf
-
-
-class _Pending(_Timed):
+class _Pending(Timed):
     """A target that is being asked for.
 
     ``origin`` is the port on whose behalf, ``asked`` are the ports it was asked for on, ``askers`` those who
@@ -179,7 +141,7 @@ class _Pending(_Timed):
         self.settle_at = 0.0
 
 
-class _Probe(_Timed):
+class _Probe(Timed):
     """DAD probes for an address: who is to be told of an objection, by port, and whom to learn if there is
     none within RetransTimer; nobody, where the address is known or two want it."""
 
@@ -216,27 +178,6 @@ class _Sighting(NamedTuple):
     router: bool | None = None
 
 
-class _Bucket:
-    """Tokens at a rate, a second's worth at most."""
-
-    __slots__ = ("_at", "_rate", "_tokens")
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
-        self._tokens = rate
-        self._at = now
-
-    def take(self, now: float, share: float = 0.0) -> bool:
-        """Take one token, if there is one beyond the `share` that is kept for others."""
-        tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if tokens < 1 + share * self._rate:
-            self._tokens = tokens
-            return False
-        self._tokens = tokens - 1
-        return True
-
-
 class _Correspondent:
     """An asker on a port, with all of its answers prepared but target and flags.  ``neighbor`` is its own
     entry where it has one, so that asking counts as being heard."""
@@ -259,51 +200,23 @@ class _Attached:
         self.ifindex = port.ifindex
         self.mac = port.mac
         self.upstream = port.role is Role.UPSTREAM
-        self.bucket = _Bucket(rate, now)
+        self.bucket = Bucket(rate, now)
         self.counts = [0] * len(Verdict)
         self.correspondents: dict[bytes, _Correspondent] = {}
         self.reaches: frozenset[int] = frozenset()
-
-
-def _text(address: bytes) -> str:
-    return str(ip_address(address))
-
-
-def _mac_text(mac: bytes) -> str:
-    return mac.hex(":")
 
 
 def _names(ports: list[_Attached]) -> str:
     return ", ".join(this.port.name for this in ports)
 
 
-def _list(values: tuple[object, ...]) -> str:
-    return ", ".join(str(value) for value in values)
-
-
-class _Lazy(NamedTuple):
-    """A value that is put into words only if somebody listens."""
-
-    words: Callable[[Any], str]
-    value: Any
-
-    def __format__(self, spec: str) -> str:
-        return self.words(self.value)
-
-
-def _link_local(address: bytes) -> bool:
-    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
-
-
 class RouteEngine:
     """The decisions of one group in mode `route`.
 
-    ``deadline`` is the monotonic time at which `tick` is next due, infinity when nothing is.  Not for more
-    than one thread, but for the methods that say they copy.
+    Not for more than one thread, but for the methods that say they copy.
     """
 
     def __init__(self, kernel: KernelOracle) -> None:
-        self.deadline = math.inf
         self._kernel = kernel
         self._bound: Bound | None = None
         self._rules = RuleTable(())
@@ -319,12 +232,13 @@ class RouteEngine:
         self._probes: dict[bytes, _Probe] = {}
         self._relayed: dict[tuple[bytes, bytes], _Relayed] = {}
         self._nobody: dict[bytes, tuple[float, frozenset[int]]] = {}
-        self._sources: dict[tuple[int, bytes], _Bucket] = {}
+        self._rates = Rates()
         self._next_hops: dict[bytes, set[int]] = {}
-        self._route_bucket = _Bucket(0, 0)
+        self._route_bucket = Bucket(0, 0)
         self._routes: dict[HostRoute, None] = {}
-        self._timers: list[tuple[float, int, Neighbor | _Pending | _Probe]] = []
-        self._serial = itertools.count()
+        self._timers: Timers[Neighbor | _Pending | _Probe] = Timers(
+            lambda: (self._by_address.values(), self._pending.values(), self._probes.values())
+        )
         self._effects: list[AddRoute | MoveRoute | RemoveRoute] = []
         self._sends: list[tuple[int, bytes]] = []
         self._events: list[Event] = []
@@ -371,8 +285,8 @@ class RouteEngine:
         ]
         self._behind = Prefixes(behind)
         if fresh:
-            self._route_bucket = _Bucket(group.limits.route_changes, now)
-            self._sources.clear()
+            self._route_bucket = Bucket(group.limits.route_changes, now)
+            self._rates.clear()
         self._plain_flags = self._flags(router=False)
         if before is not None:
             self._recheck(before)
@@ -512,7 +426,7 @@ class RouteEngine:
         source, target = message.source, message.target
         if source in self._own:
             return self._refuse_claim(port, source, message.ether_source, "the proxy's own address")
-        if message.link_layer and not _link_local(source):
+        if message.link_layer and not link_local(source):
             genuine = message.link_layer == message.ether_source
             sighting = _Sighting(port, source, message.link_layer, genuine)
             if self._sighted(sighting, message.ether_source, now) is Verdict.CLAIM:
@@ -550,7 +464,7 @@ class RouteEngine:
             ):
                 return Verdict.ANSWERED  # in a moment
         self._reply(port, asker, target, flags)
-        if message.link_layer and (_link_local(source) or (known is not None and known.mac == mac)):
+        if message.link_layer and (link_local(source) or (known is not None and known.mac == mac)):
             self._remember(port, asker, known)
         return decision.verdict
 
@@ -564,8 +478,8 @@ class RouteEngine:
     ) -> _Decision:
         """How a solicitation for `target` on `port` is decided.  ``asker`` None stands for a solicitation
         that no `askers` list is held against; `say` is told each step in words."""
-        say = say or _silent
-        if _link_local(target):
+        say = say or silent
+        if link_local(target):
             say("link-local targets are not proxied in mode route: each link keeps its own")
             return _Decision(Verdict.LINK_LOCAL)
         if homes := self._own.get(target):
@@ -583,7 +497,7 @@ class RouteEngine:
             return _Decision(Verdict.DENIED, rule=rule)
         say("rule: {}, answer {}", rule, rule.answer)
         if asker is not None and not rule.admits(asker):
-            say("only {} is answered for it, and not {}", _Lazy(_list, rule.rule.askers), _Lazy(_text, asker))
+            say("only {} is answered for it, and not {}", Lazy(listed, rule.rule.askers), Lazy(text, asker))
             return _Decision(Verdict.ASKER_REFUSED, rule=rule)
         if rule.answer is Answer.ROUTED:
             return self._judge_routed(port, target, rule, say)
@@ -604,12 +518,12 @@ class RouteEngine:
         if left := self._known_absent(target, asked, now):
             say("asked for lately and nobody answered: not asked again for {:.1f} s", left)
             return _Decision(Verdict.NOBODY, rule=rule)
-        say("would be asked for on {}", _Lazy(_names, asked))
+        say("would be asked for on {}", Lazy(_names, asked))
         return self._sayable(port, say, _Decision(Verdict.RESOLVING, rule=rule))
 
     def _judge_known(self, port: _Attached, entry: Neighbor, rule: CompiledRule, say: Say) -> _Decision:
         home = self._ports[entry.ifindex]
-        say("known on {} with link-layer address {}", home.port.name, _Lazy(_mac_text, entry.mac))
+        say("known on {} with link-layer address {}", home.port.name, Lazy(mac_text, entry.mac))
         if home is port:
             say("it lives on the very port that asks and answers for itself")
             return _Decision(Verdict.SAME_PORT, entry, rule)
@@ -680,7 +594,7 @@ class RouteEngine:
             return False
         pending = self._pending[target]
         pending.wanted = pending.promised = True
-        self._schedule(pending, now + _BEHIND)
+        self._timers.schedule(pending, now + _BEHIND)
         return True
 
     def _known_absent(self, target: bytes, ports: list[_Attached], now: float) -> float:
@@ -723,7 +637,7 @@ class RouteEngine:
                 ports = [*ports, uplink]
         if self._ask(pending, ports):
             pending.tries = 1
-            self._schedule(pending, now + self._group.timers.retransmit)
+            self._timers.schedule(pending, now + self._group.timers.retransmit)
         if pending.candidate is not None:
             self._hasten(pending, now)
         return Verdict.RESOLVING
@@ -765,7 +679,7 @@ class RouteEngine:
             message.type != ndp.SOLICITATION
             or message.source == ndp.UNSPECIFIED
             or message.destination[0] != 0xFF
-            or _link_local(target)
+            or link_local(target)
             or target in self._own
         ):
             return Verdict.NOT_HANDLED
@@ -795,7 +709,7 @@ class RouteEngine:
 
     def _advertisement(self, port: _Attached, message: Message, now: float) -> Verdict:
         target = message.target
-        if _link_local(target):
+        if link_local(target):
             return Verdict.NOT_HANDLED
         if target in self._own:
             return self._refuse_claim(port, target, message.ether_source, "the proxy's own address")
@@ -862,7 +776,7 @@ class RouteEngine:
     def _refusal(self, port: _Attached, address: bytes) -> Verdict | None:
         """Why `address` may not live on `port` by the rules."""
         rule = self._rules.lookup(address)
-        if rule is None or _link_local(address):
+        if rule is None or link_local(address):
             return Verdict.NO_RULE
         if not rule.allow:
             return Verdict.DENIED
@@ -914,8 +828,8 @@ class RouteEngine:
             EventKind.CONFLICT,
             port,
             address,
-            f"is on {candidate.port.port.name} with {_mac_text(candidate.mac)}, "
-            f"and {_mac_text(seen.mac)} on {port.port.name} says that it has it too",
+            f"is on {candidate.port.port.name} with {mac_text(candidate.mac)}, "
+            f"and {mac_text(seen.mac)} on {port.port.name} says that it has it too",
         )
         return Verdict.CONFLICT
 
@@ -952,14 +866,14 @@ class RouteEngine:
         self._ask(pending, contested)
         pending.asked.add(port.ifindex)
         self._unicast(port, address, seen.mac)
-        self._schedule(pending, now + self._group.timers.retransmit)
+        self._timers.schedule(pending, now + self._group.timers.retransmit)
         return Verdict.HEARD
 
     def _hasten(self, pending: _Pending, now: float) -> None:
         """A candidate that proved itself is believed as soon as the others had their chance, if somebody
         waits for it."""
         if pending.proven and (pending.askers or pending.wanted):
-            self._schedule(pending, max(now, pending.settle_at))
+            self._timers.schedule(pending, max(now, pending.settle_at))
 
     def _settle(self, pending: _Pending, seen: _Sighting, now: float) -> None:
         """It is known now where a target lives: learn it and answer those who wait."""
@@ -995,19 +909,19 @@ class RouteEngine:
                 self._ports[evicted.ifindex],
                 evicted.address,
                 f"on {self._ports[evicted.ifindex].port.name} is forgotten to make room for "
-                f"{_text(seen.address)}: the table or a share of it is full",
+                f"{text(seen.address)}: the table or a share of it is full",
             )
             self._drop(evicted)
         entry = Neighbor(seen.address, port.ifindex, seen.mac, now)
         self._table.add(entry)
         self._want_route(entry, now, wanted=wanted)
         self._refresh(entry, seen, now)
-        self._schedule(entry, now + self._group.timers.forget)
+        self._timers.schedule(entry, now + self._group.timers.forget)
         self._event(
             EventKind.LEARNED,
             port,
             seen.address,
-            f"is on {port.port.name} with {_mac_text(seen.mac)}",
+            f"is on {port.port.name} with {mac_text(seen.mac)}",
         )
         return entry
 
@@ -1027,7 +941,7 @@ class RouteEngine:
             self._claim_fails(entry)
         if entry.claim is None:
             entry.probes = 0
-            self._schedule(entry, max(entry.due, now + self._group.timers.forget))
+            self._timers.schedule(entry, max(entry.due, now + self._group.timers.forget))
         self._set_ready(entry)
 
     def _contest(self, entry: Neighbor, seen: _Sighting, now: float, dad_until: float = 0.0) -> Verdict:
@@ -1069,8 +983,8 @@ class RouteEngine:
                 EventKind.CONFLICT,
                 port,
                 entry.address,
-                f"is on {home.port.name} with {_mac_text(entry.mac)} and stays there; "
-                f"{_mac_text(claim.mac)} on {port.port.name} wanted it",
+                f"is on {home.port.name} with {mac_text(entry.mac)} and stays there; "
+                f"{mac_text(claim.mac)} on {port.port.name} wanted it",
             )
 
     def _move(self, entry: Neighbor, port: _Attached, mac: bytes, now: float) -> None:
@@ -1087,7 +1001,7 @@ class RouteEngine:
         entry.asked = frozenset()
         entry.heard = now
         entry.settled = max(entry.settled, now) + self._group.timers.retransmit
-        self._schedule(entry, now + self._group.timers.forget)
+        self._timers.schedule(entry, now + self._group.timers.forget)
         self._want_route(entry, now, wanted=True)
         self._set_ready(entry)
         if old is None:
@@ -1108,7 +1022,7 @@ class RouteEngine:
             self._sends.append((old.ifindex, frame))
         where = f"moved from {old.port.name} to {port.port.name}" if old is not port else "has another device"
         if was != mac:
-            where += f": {_mac_text(was)} is {_mac_text(mac)} now"
+            where += f": {mac_text(was)} is {mac_text(mac)} now"
         self._event(EventKind.MOVED, port, entry.address, where)
 
     def _refuse_claim(self, port: _Attached, address: bytes, mac: bytes, what: str) -> Verdict:
@@ -1116,7 +1030,7 @@ class RouteEngine:
             EventKind.CLAIM,
             port,
             address,
-            f"is {what}; {_mac_text(mac)} on {port.port.name} claims it and is refused",
+            f"is {what}; {mac_text(mac)} on {port.port.name} claims it and is refused",
         )
         return Verdict.CLAIM
 
@@ -1127,7 +1041,7 @@ class RouteEngine:
 
     def _dad_probe(self, port: _Attached, message: Message, now: float) -> Verdict:
         target, mac = message.target, message.ether_source
-        if _link_local(target):
+        if link_local(target):
             return Verdict.LINK_LOCAL
         if homes := self._own.get(target):
             if port.ifindex in homes:
@@ -1162,7 +1076,7 @@ class RouteEngine:
             return limit
         if (
             rule.answer is Answer.ROUTED
-            and self._judge_routed(port, target, rule, _silent).verdict is Verdict.ANSWERED
+            and self._judge_routed(port, target, rule, silent).verdict is Verdict.ANSWERED
         ):
             return self._defend(port, target, router=False)
         if target not in self._probes and not self._make_room(port):
@@ -1200,7 +1114,7 @@ class RouteEngine:
             EventKind.LOOP,
             port,
             target,
-            f"is probed for by {_mac_text(mac)} on {port.port.name}, with the very probe that was there "
+            f"is probed for by {mac_text(mac)} on {port.port.name}, with the very probe that was there "
             f"before: another proxy, or a loop",
         )
         return Verdict.LOOP
@@ -1239,7 +1153,7 @@ class RouteEngine:
                 self._refuse_claim(port, target, seen.mac, "the next hop of a route")
             newcomer = None if known or barred is not None else seen
             probe = self._probes[target] = _Probe(target, port.ifindex, newcomer)
-            self._schedule(probe, now + self._group.timers.retransmit)
+            self._timers.schedule(probe, now + self._group.timers.retransmit)
         elif probe.newcomer is not None and probe.newcomer.mac != seen.mac:
             # Two hosts want one address at the same time: nobody is learned (RFC 4862 section 5.4.3).
             probe.newcomer = None
@@ -1275,18 +1189,8 @@ class RouteEngine:
 
     def tick(self, now: float) -> Outcome:
         """Do what is due at the monotonic time `now`: retransmit, give up, probe, forget."""
-        timers = self._timers
-        for _ in range(_TICK_BATCH):
-            if not timers or timers[0][0] > now:
-                break
-            when, _, item = heapq.heappop(timers)
-            if when != item.queued:
-                continue  # brought up earlier, by another entry of the heap
-            item.queued, item.backstop = item.backstop, math.inf
-            if item.due > now:
-                if item.due < math.inf:
-                    self._schedule(item, item.due)
-            elif isinstance(item, Neighbor):
+        for item in (due := self._timers.due(now, _TICK_BATCH)):
+            if isinstance(item, Neighbor):
                 if item.ifindex:
                     self._neighbor_due(item, now)
             elif isinstance(item, _Pending):
@@ -1295,30 +1199,13 @@ class RouteEngine:
                 self._probe_due(item, now)
             if self._effects:
                 break  # a route that is refused holds back what belongs to it alone
-        self.deadline = timers[0][0] if timers else math.inf
+        due.close()
         return self._outcome(Verdict.HEARD)
 
-    def _schedule(self, item: Neighbor | _Pending | _Probe, due: float) -> None:
-        """Bring `item` up at `due`.  An entry of the heap that is there already, for later, serves again
-        once this one is done."""
-        item.due = due
-        if due < item.queued:
-            item.backstop = min(item.backstop, item.queued)
-            item.queued = due
-            heapq.heappush(self._timers, (due, next(self._serial), item))
-            self.deadline = min(self.deadline, due)
-            live = len(self._by_address) + len(self._pending) + len(self._probes)
-            if len(self._timers) > _STALE_TIMERS + 4 * live:
-                self._clear_timers()
-
-    def _clear_timers(self) -> None:
-        """Keep the timers of what is still there, one each."""
-        items: list[Neighbor | _Pending | _Probe] = [*self._by_address.values()]
-        items += [*self._pending.values(), *self._probes.values()]
-        self._timers[:] = [(item.due, next(self._serial), item) for item in items if item.due < math.inf]
-        heapq.heapify(self._timers)
-        for item in items:
-            item.queued, item.backstop = item.due, math.inf
+    @property
+    def deadline(self) -> float:
+        """The monotonic time at which `tick` is next due, infinity when nothing is."""
+        return self._timers.deadline
 
     def _neighbor_due(self, entry: Neighbor, now: float) -> None:
         timers = self._group.timers
@@ -1327,14 +1214,14 @@ class RouteEngine:
                 self._send_probe(entry, now)
                 return
             if now < claim.dad_until:
-                self._schedule(entry, claim.dad_until)
+                self._timers.schedule(entry, claim.dad_until)
                 return
             port = self._ports.get(claim.ifindex)
             if port is not None and self._barred(port, entry.address) is None:
                 self._move(entry, port, claim.mac, now)
                 return
             entry.claim = None
-            self._schedule(entry, now + timers.forget)
+            self._timers.schedule(entry, now + timers.forget)
             self._set_ready(entry)
         elif entry.probes:
             if entry.probes >= timers.retries:
@@ -1348,7 +1235,7 @@ class RouteEngine:
         elif now >= entry.heard + timers.forget:
             self._send_probe(entry, now)
         else:
-            self._schedule(entry, entry.heard + timers.forget)
+            self._timers.schedule(entry, entry.heard + timers.forget)
 
     def _probe_if_stale(self, entry: Neighbor, now: float) -> None:
         if now >= entry.reachable and not entry.probes and entry.claim is None:
@@ -1359,12 +1246,14 @@ class RouteEngine:
         timers = self._group.timers
         if self._unicast(self._ports[entry.ifindex], entry.address, entry.mac):
             entry.probes += 1
-            self._schedule(entry, now + (_CONTEST_INTERVAL if entry.claim is not None else timers.retransmit))
+            self._timers.schedule(
+                entry, now + (_CONTEST_INTERVAL if entry.claim is not None else timers.retransmit)
+            )
             return
         # The port has no address to ask from: what is known stays.
         entry.claim = None
         entry.probes = 0
-        self._schedule(entry, now + timers.forget)
+        self._timers.schedule(entry, now + timers.forget)
         self._set_ready(entry)
 
     def _unicast(self, port: _Attached, address: bytes, mac: bytes) -> bool:
@@ -1387,7 +1276,7 @@ class RouteEngine:
             for asker in pending.askers:
                 self._answer_waiting(asker, pending.target, flags)
             pending.askers.clear()
-            self._schedule(pending, now + timers.retransmit)
+            self._timers.schedule(pending, now + timers.retransmit)
         elif pending.tries >= timers.retries or not asked:
             self._give_up(pending)
             if asked and seen is None:
@@ -1398,7 +1287,7 @@ class RouteEngine:
             self._ask(pending, [self._ports[index] for index in asked])
             if seen is not None:
                 self._unicast(seen.port, seen.address, seen.mac)
-            self._schedule(pending, now + timers.retransmit)
+            self._timers.schedule(pending, now + timers.retransmit)
 
     def _note_absence(self, target: bytes, asked: frozenset[int], now: float) -> None:
         while self._nobody:
@@ -1565,22 +1454,14 @@ class RouteEngine:
     def _over_limit(self, port: _Attached, source: bytes, now: float) -> Verdict | None:
         """Take a token of the port and one of the source, which is where the frame came from; the verdict
         when there is none."""
-        sources = self._sources
-        key = (port.ifindex, source)
-        bucket = sources.pop(key, None)
-        if bucket is None:
-            if len(sources) >= _SOURCES:
-                del sources[next(iter(sources))]
-            bucket = _Bucket(self._group.limits.per_source, now)
-        sources[key] = bucket
-        if not bucket.take(now):
+        if not self._rates.take(port.ifindex, source, self._group.limits.per_source, now):
             return Verdict.SOURCE_LIMIT
         if not port.bucket.take(now):
             return Verdict.PORT_LIMIT
         return None
 
     def _event(self, kind: EventKind, port: _Attached, address: bytes, what: str) -> None:
-        who = _text(address)
+        who = text(address)
         name = port.port.name
         self._events.append(
             Event(kind=kind, text=f"{who} {what}", group=self._group.name, port=name, address=who)
@@ -1645,7 +1526,7 @@ class RouteEngine:
             port = next(iter(self._ports.values()), None)
         if port is None:
             return Explanation(Verdict.NOWHERE, ("the group has no such port in use",))
-        steps = [f"a solicitation for {_text(address)} arrives on {port.port.name}"]
+        steps = [f"a solicitation for {text(address)} arrives on {port.port.name}"]
         decision = self._judge(
             port, address, _SOMEBODY, now, lambda template, *values: steps.append(template.format(*values))
         )
@@ -1659,7 +1540,3 @@ class RouteEngine:
     def pending_size(self) -> int:
         """How many targets are being asked for or probed for."""
         return len(self._pending) + len(self._probes)
-
-
-def _silent(_template: str, *_values: object) -> None:
-    """Tell nobody."""

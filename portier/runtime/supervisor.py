@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Final, Protocol
 
+from portier.core.engine import Explanation, NeighborInfo
 from portier.core.model import Bound, HostRoute
-from portier.core.route import Explanation, NeighborInfo
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 from portier.runtime.worker import Engine, Wires

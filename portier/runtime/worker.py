@@ -24,9 +24,9 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from portier.core.engine import Explanation, KernelOracle, NeighborInfo
 from portier.core.model import Bound, Event, EventKind, HostRoute, Port
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult
-from portier.core.route import Explanation, KernelOracle, NeighborInfo
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 

@@ -16,10 +16,10 @@ from typing import Any, cast
 import pytest
 
 from portier import daemon as module
+from portier.core.engine import Explanation
 from portier.core.model import Config, Group, Timers
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, Report, StopWorker
-from portier.core.route import Explanation
 from portier.daemon import Daemon, cleanup, make_runtime_dir
 from portier.errors import PortierError, Refused
 from portier.runtime.reconcile import Round, Settings

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from portier.core.engine import Explanation, KernelOracle, NeighborInfo
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
-from portier.core.route import Explanation, KernelOracle, NeighborInfo
 from portier.core.rules import RuleTable
 from portier.errors import KernelError
 from portier.runtime.worker import Worker

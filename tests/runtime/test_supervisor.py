@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from portier.core.engine import Explanation
 from portier.core.model import Bound, HostRoute
-from portier.core.route import Explanation
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 from portier.runtime.supervisor import Supervisor

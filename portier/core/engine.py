@@ -1,0 +1,126 @@
+"""What the engines have in common: what they may ask, how they explain themselves, how they keep to rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple, Protocol
+
+from portier.core.outcome import Verdict
+
+_SOURCES: Final = 4096  # whose rates are remembered, an engine
+
+
+class Say(Protocol):
+    """Told the steps of a decision, as a template and its values."""
+
+    def __call__(self, template: str, /, *values: object) -> None:
+        """Take one step."""
+
+
+class KernelOracle(Protocol):
+    """What an engine may ask the kernel while it decides."""
+
+    def route(self, address: bytes, table: int) -> int:
+        """The interface by which the best route for `address` leaves, the default route not counted; 0
+        where there is none."""
+
+    def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
+        """The one of `ports` on which the kernel's neighbor table holds `address` in a valid state, or 0."""
+
+
+class NeighborInfo(NamedTuple):
+    """A known host, for people and programs.  ``age`` is seconds since it was last heard."""
+
+    address: bytes
+    port: str
+    mac: bytes
+    state: str
+    age: float
+    route: str
+
+
+class Explanation(NamedTuple):
+    """How a solicitation would be decided: the last step is the one that did."""
+
+    verdict: Verdict
+    steps: tuple[str, ...]
+
+
+class Bucket:
+    """Tokens at a rate, a second's worth at most."""
+
+    __slots__ = ("_at", "_rate", "_tokens")
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate = rate
+        self._tokens = rate
+        self._at = now
+
+    def take(self, now: float, share: float = 0.0) -> bool:
+        """Take one token, if there is one beyond the `share` that is kept for others."""
+        tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if tokens < 1 + share * self._rate:
+            self._tokens = tokens
+            return False
+        self._tokens = tokens - 1
+        return True
+
+
+class Rates:
+    """The token buckets of the sources of one engine: a bounded number, those heard last."""
+
+    __slots__ = ("_buckets",)
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[int, bytes], Bucket] = {}
+
+    def clear(self) -> None:
+        """Forget everybody: the rate is another."""
+        self._buckets.clear()
+
+    def take(self, ifindex: int, source: bytes, rate: float, now: float) -> bool:
+        """Take one token of what came from link-layer address `source` on a port."""
+        key = (ifindex, source)
+        bucket = self._buckets.pop(key, None)
+        if bucket is None:
+            if len(self._buckets) >= _SOURCES:
+                del self._buckets[next(iter(self._buckets))]
+            bucket = Bucket(rate, now)
+        self._buckets[key] = bucket
+        return bucket.take(now)
+
+
+def text(address: bytes) -> str:
+    """An address (packed) as people write it."""
+    return str(ip_address(address))
+
+
+def mac_text(mac: bytes) -> str:
+    """A link-layer address as people write it."""
+    return mac.hex(":")
+
+
+def listed(values: tuple[object, ...]) -> str:
+    """Values with commas between them."""
+    return ", ".join(str(value) for value in values)
+
+
+class Lazy(NamedTuple):
+    """A value that is put into words only if somebody listens."""
+
+    words: Callable[[Any], str]
+    value: Any
+
+    def __format__(self, spec: str) -> str:
+        return self.words(self.value)
+
+
+def link_local(address: bytes) -> bool:
+    """Whether an IPv6 address (packed) is link-local unicast (RFC 4291 section 2.5.6)."""
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def silent(_template: str, *_values: object) -> None:
+    """Tell nobody."""
