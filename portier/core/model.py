@@ -82,6 +82,14 @@ class Multicast(enum.StrEnum):
     ROUTER = "router"
 
 
+class Scope(enum.StrEnum):
+    """What a group's hosts reach by routing (mode route): whatever the host routes, or their own group and
+    upstream only, by a routing table of the group's own."""
+
+    HOST = "host"
+    GROUP = "group"
+
+
 class LoopProtection(enum.StrEnum):
     """What a Router Advertisement that should not be there does to a port (mode relay)."""
 
@@ -208,7 +216,8 @@ class Link(NamedTuple):
     """One interface.  ``master`` is 0 or the index of the bridge, bond, team or VRF it is enslaved to;
     ``kind`` the rtnetlink kind ("veth", "bridge", "vrf", "" for hardware); ``mac`` None where the link
     has no six-byte link-layer address (tun, wg, ppp).  The sysctls are those of
-    ``net.ipv6.conf.<name>``; None where the kernel does not have it or IPv6 is off on the link."""
+    ``net.ipv6.conf.<name>``; None where the kernel does not have it or IPv6 is off on the link.
+    ``forwarding4`` is net.ipv4.conf.<name>.forwarding."""
 
     ifindex: int
     name: str
@@ -222,10 +231,11 @@ class Link(NamedTuple):
     forwarding: int | None
     accept_ra: int | None
     force_forwarding: int | None
+    forwarding4: int | None = None
 
 
 class LinkAddress(NamedTuple):
-    """One address of an interface."""
+    """One address of an interface, of either family."""
 
     ifindex: int
     address: bytes
@@ -259,13 +269,25 @@ class HostRoute(NamedTuple):
 
 
 class PolicyRule(NamedTuple):
-    """An IPv6 policy rule as Portier makes them: ``iif <name> from|to <prefix> blackhole``.
-    ``source`` and ``destination`` are networks as text, or ""."""
+    """A policy rule as Portier makes them: ``iif <name> from|to <prefix>``, and then ``blackhole`` or, where
+    ``table`` is not 0, ``lookup <table>``.  ``source`` and ``destination`` are networks as text, or "";
+    ``version`` is 6 or 4."""
 
     priority: int
     iif: str
     source: str
     destination: str
+    protocol: int
+    table: int = 0
+    version: int = 6
+
+
+class ProxyEntry(NamedTuple):
+    """A proxy neighbor entry: the kernel answers for ``address`` on ``ifindex``.  ``protocol`` says whose it
+    is (NDA_PROTOCOL)."""
+
+    address: bytes
+    ifindex: int
     protocol: int
 
 
@@ -274,7 +296,9 @@ class Snapshot:
     """What the kernel shows of what concerns Portier, at one moment.  ``routes`` are unicast routes of
     other makers that leave by some link (not the host's own /128 entries in table local);
     ``host_routes`` and ``rules`` those that bear Portier's protocol number, whoever made them;
-    ``local_rule`` is the priority of the rule that looks up table local, which Portier's must follow."""
+    ``local_rule`` is the priority of the rule that looks up table local, which Portier's must follow.
+    ``table_routes`` are the other routes that bear Portier's number, those of ``scope: group``; ``proxies``
+    the proxy entries of every maker."""
 
     links: tuple[Link, ...] = ()
     addresses: tuple[LinkAddress, ...] = ()
@@ -284,6 +308,9 @@ class Snapshot:
     local_rule: int = 0
     forwarding: int = 0  # net.ipv6.conf.all.forwarding
     force_forwarding: bool = False  # the kernel has net.ipv6.conf.*.force_forwarding (6.17)
+    forwarding4: int = 0  # net.ipv4.ip_forward
+    table_routes: frozenset[KernelRoute] = frozenset()
+    proxies: frozenset[ProxyEntry] = frozenset()
 
 
 # -- what should run, and what does ----------------------------------------------------------------
@@ -301,7 +328,8 @@ class Port(NamedTuple):
     name, index, MAC or addresses makes a different value.
 
     ``source`` is the packed address it speaks from: the non-tentative link-local one, else another
-    non-tentative one, else None (then it only relays DAD).  ``addresses`` are the host's own global
+    non-tentative one, else None (then it only relays DAD); ``source4`` its IPv4 address, None where it has
+    none.  ``addresses`` are the host's own global
     addresses on it, ``prefixes`` the destinations the kernel routes out of it (the default route and
     Portier's own routes not among them), ``on_link`` those of them that need no gateway."""
 
@@ -314,6 +342,7 @@ class Port(NamedTuple):
     addresses: tuple[bytes, ...] = ()
     prefixes: tuple[Network, ...] = ()
     on_link: tuple[Network, ...] = ()
+    source4: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +367,8 @@ class State:
     host_routes: frozenset[HostRoute] = frozenset()
     rules: frozenset[PolicyRule] = frozenset()
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    table_routes: frozenset[KernelRoute] = frozenset()
+    proxies: frozenset[ProxyEntry] = frozenset()
 
 
 # -- what happens ------------------------------------------------------------------------------------
@@ -352,6 +383,7 @@ class EventKind(enum.StrEnum):
     CLAIM = "claim"
     LOST = "lost"
     LOOP = "loop"
+    ROUTER = "router"
     LIMIT = "limit"
     ROUTE = "route"
     LINK = "link"
