@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple, Protocol
@@ -38,6 +39,27 @@ class NeighborInfo(NamedTuple):
     state: str
     age: float
     route: str
+
+
+class Service(enum.StrEnum):
+    """How far a port takes part in mode relay (RFC 4389 sections 4.1.3.3 and 6)."""
+
+    FORWARDING = "forwarding"
+    WAITING = "waiting for RAs"  # of which two must go out by the port; until then nothing else does
+    HOLD_DOWN = "hold-down"  # a Router Advertisement that should not be there was heard
+
+
+class Standing(NamedTuple):
+    """A port's part in mode relay, for people and programs.  ``reason`` is "" where it forwards;
+    ``offender`` the source (packed) and ``mac`` the link-layer address of what put it into hold-down;
+    ``left`` the seconds until time alone changes the state, infinite where it does not."""
+
+    ifindex: int
+    service: Service
+    reason: str
+    offender: bytes | None
+    mac: bytes | None
+    left: float
 
 
 class Explanation(NamedTuple):

@@ -25,6 +25,7 @@ from portier.core.engine import (
     NeighborInfo,
     Rates,
     Say,
+    Standing,
     link_local,
     listed,
     mac_text,
@@ -1532,6 +1533,14 @@ class RouteEngine:
         )
         steps.append(f"verdict: {decision.verdict.label}")
         return Explanation(decision.verdict, tuple(steps))
+
+    def lift(self, _ifindex: int, _now: float) -> Outcome:
+        """Leave all as it is: no port is ever held down in this mode."""
+        return Outcome(Verdict.NOT_HANDLED)
+
+    def standings(self, _now: float) -> list[Standing]:
+        """Tell of no port: all take part in full."""
+        return []
 
     def table_size(self) -> int:
         """How many hosts are known."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Final, Protocol
 
-from portier.core.engine import Explanation, NeighborInfo
+from portier.core.engine import Explanation, NeighborInfo, Standing
 from portier.core.model import Bound, HostRoute
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
@@ -52,6 +52,9 @@ class Supervised(Protocol):
     def explain(self, address: bytes, ifindex: int | None) -> Explanation:
         """Let the engine explain."""
 
+    def lift(self, ifindex: int) -> None:
+        """End a port's hold-down."""
+
     def wires(self) -> Wires:
         """How the ports fare."""
 
@@ -83,6 +86,7 @@ class GroupStatus:
     counters: dict[str, dict[str, int]] = field(default_factory=dict)
     neighbors: int = 0
     pending: int = 0
+    standings: tuple[Standing, ...] = ()
 
 
 class _Group:
@@ -205,6 +209,10 @@ class Supervisor:
         """Have a group look for a host on all of its ports.  Raises PortierError as `explain` does."""
         self._worker(name).ask(target)
 
+    def lift(self, name: str, ifindex: int) -> None:
+        """End the hold-down of a group's port.  Raises PortierError as `explain` does."""
+        self._worker(name).lift(ifindex)
+
     def close(self) -> None:
         """Stop all workers at the same time (closing sockets takes the kernel a while) and wait until all
         is closed, at most half a minute."""
@@ -313,6 +321,7 @@ class Supervisor:
             counters=engine.counters(),
             neighbors=engine.table_size(),
             pending=engine.pending_size(),
+            standings=tuple(engine.standings(self._clock())),
         )
 
 

@@ -24,7 +24,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from portier.core.engine import Explanation, KernelOracle, NeighborInfo
+from portier.core.engine import Explanation, KernelOracle, NeighborInfo, Standing
 from portier.core.model import Bound, Event, EventKind, HostRoute, Port
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult
 from portier.core.rules import RuleTable
@@ -99,6 +99,12 @@ class Engine(Protocol):
 
     def explain(self, address: bytes, ifindex: int | None, now: float) -> Explanation:
         """Say how a solicitation would be decided."""
+
+    def lift(self, ifindex: int, now: float, /) -> Outcome:
+        """End the hold-down of a port."""
+
+    def standings(self, now: float, /) -> list[Standing]:
+        """List the parts that ports take in mode relay; nothing in mode route."""
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Count frames by port and verdict."""
@@ -243,6 +249,10 @@ class Worker:
         """Let the engine explain, in the thread whose kernel handle it asks.  Raises PortierError as
         `configure` does."""
         return self._call(lambda: self._engine().explain(address, ifindex, monotonic()))
+
+    def lift(self, ifindex: int) -> None:
+        """End the hold-down of a port.  Raises PortierError as `configure` does."""
+        self._call(lambda: self._carry_out(self._engine().lift(ifindex, monotonic())))
 
     def wires(self) -> Wires:
         """How the ports fare."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from portier.core.engine import Explanation, KernelOracle, NeighborInfo
+from portier.core.engine import Explanation, KernelOracle, NeighborInfo, Service, Standing
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.rules import RuleTable
@@ -170,6 +170,7 @@ class FakeEngine:
         self.ticks = 0
         self.threads: set[str] = set()
         self.on_settle = Outcome(Verdict.HEARD)
+        self.held = {2}
 
     def configure(self, bound: Bound, rules: RuleTable, now: float) -> Outcome:
         assert isinstance(rules, RuleTable)
@@ -232,6 +233,16 @@ class FakeEngine:
         assert now <= time.monotonic()
         self.threads.add(threading.current_thread().name)
         return Explanation(Verdict.NO_RULE, (f"{address!r} on {ifindex}",))
+
+    def lift(self, ifindex: int, now: float) -> Outcome:
+        assert now <= time.monotonic()
+        self.held.discard(ifindex)
+        return Outcome(Verdict.HEARD, sends=((ifindex, b"lifted"),))
+
+    def standings(self, now: float) -> list[Standing]:
+        return [
+            Standing(ifindex, Service.HOLD_DOWN, "a rogue", bytes(16), MAC[1], now) for ifindex in self.held
+        ]
 
     def counters(self) -> dict[str, dict[str, int]]:
         return {name: dict(counts) for name, counts in list(self.counts.items())}

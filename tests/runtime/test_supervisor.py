@@ -54,6 +54,10 @@ class FakeWorker:
         assert self.engine is not None
         return self.engine.explain(address, ifindex, 0.0)
 
+    def lift(self, ifindex: int) -> None:
+        assert self.engine is not None
+        self.engine.held.discard(ifindex)
+
     def wires(self) -> Wires:
         return Wires({"port1": 3}, 2, {})
 
@@ -361,6 +365,9 @@ def test_status_and_questions(ground: Ground) -> None:
     assert ground.supervisor.explain("guests", b"x", 2).steps == ("b'x' on 2",)
     ground.supervisor.ask("guests", b"target")
     assert ground.asked == [("guests", b"target")]
+    assert [held.ifindex for held in status.standings] == [2]
+    ground.supervisor.lift("guests", 2)
+    assert ground.supervisor.status()["guests"].standings == ()
 
 
 def test_close_stops_all(ground: Ground) -> None:

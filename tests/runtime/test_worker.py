@@ -315,9 +315,10 @@ def test_calls_are_made_in_the_workers_thread(world: World) -> None:
     worker = world.started()
     said = worker.explain(b"address", 2)
     worker.ask(b"target")
+    worker.lift(2)
 
     assert said.steps == ("b'address' on 2",)
-    assert world.wire(2).sent == [b"hello", b"ask target"]
+    assert world.wire(2).sent == [b"hello", b"ask target", b"lifted"]
     assert world.engine.threads == {"portier-guests"}
 
 
