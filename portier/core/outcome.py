@@ -94,6 +94,24 @@ class MoveRoute(NamedTuple):
     route: HostRoute
 
 
+class Join(NamedTuple):
+    """Effect: the multicast group (packed) is wanted on an interface.  Said once for any number of hosts that
+    share the group."""
+
+    ifindex: int
+    group: bytes
+
+
+class Leave(NamedTuple):
+    """Effect: the multicast group is wanted on the interface no more."""
+
+    ifindex: int
+    group: bytes
+
+
+Effect = AddRoute | MoveRoute | RemoveRoute | Join | Leave
+
+
 class RouteResult(enum.Enum):
     """How an `AddRoute` or a `MoveRoute` ended."""
 
@@ -108,6 +126,6 @@ class Outcome(NamedTuple):
     with its virtio-net header in front) in order; effects come before them."""
 
     verdict: Verdict
-    effects: tuple[AddRoute | MoveRoute | RemoveRoute, ...] = ()
+    effects: tuple[Effect, ...] = ()
     sends: tuple[tuple[int, bytes], ...] = ()
     events: tuple[Event, ...] = ()

@@ -364,7 +364,7 @@ class Worker:
             for effect in effects:
                 if isinstance(effect, RemoveRoute):
                     self._remove(effect)
-                else:
+                elif isinstance(effect, AddRoute | MoveRoute):
                     result = self._put(effect)
                     failed = failed or result is RouteResult.FAILED
                     self._carry_out(self._engine().settle(effect, result))

@@ -13,7 +13,7 @@ from typing import Any
 
 from portier.core import ndp
 from portier.core.model import Bound, EventKind, Group, HostRoute, Live, Port, Role, Rule
-from portier.core.outcome import AddRoute, MoveRoute, Outcome, RouteResult, Verdict
+from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.route import RouteEngine
 from portier.core.rules import RuleTable
 
@@ -202,7 +202,7 @@ class Playbook:
                     self.kernel.host_routes.append(effect.route)
                 failed = failed or self.kernel.result is RouteResult.FAILED
                 self._carry_out(self.engine.settle(effect, self.kernel.result))
-            elif effect.route in self.kernel.host_routes:
+            elif isinstance(effect, RemoveRoute) and effect.route in self.kernel.host_routes:
                 self.kernel.host_routes.remove(effect.route)
         for ifindex, frame in () if failed else outcome.sends:
             message = ndp.parse(frame)
