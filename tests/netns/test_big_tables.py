@@ -12,6 +12,7 @@ from tests.netns.lab import Host, Lab, wait_for
 from tests.netns.scenes import UPSTREAM, Scene, config, guest, vps
 
 ROUTES = 200_000
+pytestmark = pytest.mark.alone
 
 
 def prefix(number: int) -> str:

@@ -208,6 +208,7 @@ def outcome(process: subprocess.Popen[str]) -> dict[str, int]:
     return result
 
 
+@pytest.mark.alone
 def test_untouched_group_loses_nothing(lab: Lab, generator: Path) -> None:
     """While 10,000 rules of another group are reloaded, a group that was not touched answers every
     one of 10,000 solicitations a second, and keeps its neighbors."""
