@@ -55,6 +55,29 @@ _NO_HOSTS = (
     (IPv6Network("::/128"), "the unspecified address is no host's"),
 )
 
+# What means nothing in a mode, and why.
+_OTHER_MODE = {
+    Mode.RELAY: {
+        "prefixes": "its ports are one link, and everything IPv6 is relayed between them",
+        "answer": "solicitations are relayed, and their targets answer for themselves",
+        "isolate": "its ports are one link, whose hosts all see each other",
+        "announce": "hosts announce themselves, and that is relayed",
+        "advertisement": "Portier makes no advertisements there, it relays those of the hosts",
+    },
+    Mode.ROUTE: {
+        "loop_protection": "what the kernel routes cannot loop so",
+        "hold_down": "no port is ever held down",
+    },
+}
+_HARMLESS = {
+    "answer": (Answer.RESOLVE,),
+    "isolate": (False,),
+    "announce": (False,),
+}  # ask for what is so anyway
+_IPV4_IN_RELAY = (
+    "IPv4 is not relayed in mode relay (RFC 4389 is for IPv6 alone): by ARP it is proxied in mode route"
+)
+
 _INACTIVE_ANNOUNCE = (
     "announce: true (the default) is not active yet: hosts learned or moved are not announced"
 )
@@ -99,6 +122,8 @@ def build(root: Mapping, data: dict[str, Any], problems: list[Problem]) -> tuple
     )
     builder.settings(defaults, {})  # so that a mistake is found even where no group uses it
     built = tuple(builder.group(name, at, defaults) for name, at in groups.items())
+    if len(modes := {group.mode for group in built}) == 1:
+        builder.check_mode(defaults, *modes)
     if not groups:
         builder.warn(whole, "no groups: nothing is proxied")
     if "listen" in metrics and metrics["listen"].data is not None:
@@ -106,7 +131,7 @@ def build(root: Mapping, data: dict[str, Any], problems: list[Problem]) -> tuple
     inactive = []
     if any(group.announce is Announce.ON for group in built):
         inactive.append(_INACTIVE_ANNOUNCE)
-    if built:
+    if any(group.mode is Mode.ROUTE for group in built):
         inactive.append(_INACTIVE_MULTICAST)
     given = {
         "watch": top.get("watch"),
@@ -175,13 +200,18 @@ class _Builder:
         settings = self.settings(defaults, own)
         answer = _choice(defaults | own, "answer", Answer.RESOLVE)
         rules = [(Rule(prefix=Live.UPSTREAM, answer=answer), at)]
-        if "prefixes" in own:
+        self.check_mode(own, settings["mode"])
+        if settings["mode"] is Mode.RELAY:
+            rules = []
+        elif "prefixes" in own:
             made = ((self.rule(item, answer), item) for item in own["prefixes"].items())
             rules = [(rule, item) for rule, item in made if rule is not None]
         if len(self.problems) == before and name not in self.misshapen:
             self.check_ties(rules)
             self.check_ports(name, upstream, downstream)
             self.look(at, own, upstream, downstream, rules)
+            if settings["mode"] is Mode.RELAY:
+                self.look_at_relay(at, upstream, downstream, settings["loop_protection"])
         return Group(
             name=name,
             upstream=tuple(upstream),
@@ -195,19 +225,18 @@ class _Builder:
         """What defaults may hold too, as arguments of Group; refuses what is still to come."""
         fields = defaults | own
         mode = _choice(fields, "mode", Mode.ROUTE)
-        if mode is Mode.RELAY:
-            self.refuse(fields["mode"], "mode: relay")
         if _choice(fields, "answer", Answer.RESOLVE) is Answer.KERNEL:
             self.refuse(fields["answer"], "answer: kernel")
         advertisements = _choice(fields, "router_advertisements", RouterAdvertisements.OFF)
-        if advertisements is RouterAdvertisements.RELAY:
+        if mode is Mode.RELAY:
+            advertisements = RouterAdvertisements.RELAY
+        elif advertisements is RouterAdvertisements.RELAY:
             self.refuse(fields["router_advertisements"], "router_advertisements: relay")
-        announce = _choice(fields, "announce", Announce.ON)
+        announce = Announce.OFF if mode is Mode.RELAY else _choice(fields, "announce", Announce.ON)
         if "announce" in fields and announce is not Announce.OFF:
             self.refuse(fields["announce"], f"announce: {announce}")
-        for key in ("multicast", "loop_protection"):
-            if key in fields:
-                self.refuse(fields[key], key)
+        if "multicast" in fields:
+            self.refuse(fields["multicast"], "multicast")
         routes = _merged("routes", defaults, own)
         return {
             "mode": mode,
@@ -222,6 +251,33 @@ class _Builder:
             "limits": Limits(**{key: at.data for key, at in _merged("limits", defaults, own).items()}),
             "timers": self.timers(_merged("timers", defaults, own)),
         }
+
+    def check_mode(self, fields: Fields, mode: Mode) -> None:
+        """Tell what means nothing in a mode.  In mode relay that is an error, for what it asks for is a
+        narrower policy than the group would have."""
+        for key, why in _OTHER_MODE[mode].items():
+            at = fields.get(key) or (fields["timers"].fields().get(key) if "timers" in fields else None)
+            if at is None or at.data in _HARMLESS.get(key, ()):
+                continue
+            if mode is Mode.ROUTE:
+                self.warn(at, f"{key} means nothing in mode route: {why}")
+                continue
+            items = at.items() if key == "prefixes" else []
+            four = [item for item in items if self.is_ipv4(item)]
+            for item in four:
+                self.fail(item, _IPV4_IN_RELAY)
+            if not items or len(four) < len(items):
+                self.fail(at, f"{key} means nothing in mode relay: {why}; remove it, or use mode: route")
+        given = fields.get("router_advertisements")
+        if mode is Mode.RELAY and given and given.data in {"off", False}:
+            self.fail(given, "mode relay always relays Router Advertisements: remove it, or use mode: route")
+
+    def is_ipv4(self, at: At) -> bool:
+        """Whether an entry of ``prefixes`` is about IPv4, going by its text alone."""
+        fields = at.fields() if isinstance(at.data, dict) else {"allow": at}
+        given = fields.get("allow", fields.get("deny"))
+        text = given.data if given else ""
+        return text == Live.UPSTREAM_IPV4 or ("." in text and ":" not in text)
 
     def advertisement(self, fields: Fields) -> Advertisement:
         link_layer = None
@@ -239,8 +295,6 @@ class _Builder:
 
     def timers(self, fields: Fields) -> Timers:
         values: dict[str, Any] = {}
-        if "hold_down" in fields:
-            self.refuse(fields["hold_down"], "timers.hold_down")
         for key, at in fields.items():
             values[key] = at.data if key == "retries" else self.duration(at, _SHORTEST.get(key, 0.0))
         return Timers(**values)
@@ -426,6 +480,15 @@ class _Builder:
 
     # -- what looks wrong ------------------------------------------------------------------------
 
+    def look_at_relay(self, at: At, upstream: Fields, downstream: Fields, protection: LoopProtection) -> None:
+        """Warn where every router would be taken for one that should not be there."""
+        if downstream and not upstream and protection is not LoopProtection.OFF:
+            self.warn(
+                at,
+                "mode relay without an upstream: a Router Advertisement that comes in by any port is one too "
+                "many, and loop_protection acts on it; name the port towards the router as upstream",
+            )
+
     def look(
         self, at: At, own: Fields, upstream: Fields, downstream: Fields, rules: list[tuple[Rule, At]]
     ) -> None:
@@ -434,7 +497,7 @@ class _Builder:
         wanted = {text: place for text, place in downstream.items() if not text.startswith("!")}
         if not upstream and not downstream:
             self.warn(at, "neither upstream nor downstream: nothing is proxied")
-        if not rules:
+        if not rules and "prefixes" in own:
             self.warn(own["prefixes"], "no prefixes: nothing is proxied; left out, it means [upstream]")
         for rule, place in rules:
             if isinstance(rule.prefix, Live) and not upstream:

@@ -10,12 +10,15 @@ import pytest
 from portier.config import Loaded
 from portier.core.model import (
     Advertisement,
+    Announce,
     Answer,
     Config,
     Group,
     HostPattern,
     Limits,
     Live,
+    LoopProtection,
+    RouterAdvertisements,
     Routes,
     Rule,
     Source,
@@ -209,3 +212,27 @@ def test_patterns_that_do_not_tie(loads: Loads) -> None:
 def test_ports_that_may_be_right(groups: str, loads: Loads) -> None:
     """What only the links that exist can decide is no error, and not worth a warning."""
     assert loads(f"version: 1\ngroups: {groups}").warnings == ()
+
+
+def test_mode_relay(loads: Loads) -> None:
+    """A relay group has no rules, relays RAs, and keeps what it shares with the other mode; defaults made for
+    groups in mode route do not trouble it."""
+    loaded = loads(
+        """
+        version: 1
+        defaults: {answer: always, loop_protection: nested}
+        groups:
+          one: {mode: relay, upstream: eth0, downstream: eth1, timers: {hold_down: 5min}, isolate: no}
+          two: {upstream: eth2, downstream: eth3}
+        """
+    )
+    assert loaded.warnings == ()
+    one, two = loaded.config.groups
+    assert one.rules == ()
+    assert one.router_advertisements is RouterAdvertisements.RELAY
+    assert one.loop_protection is LoopProtection.NESTED
+    assert one.timers.hold_down == 300
+    assert one.announce is Announce.OFF
+    assert one.routes == Routes()
+    assert two.rules[0].answer is Answer.ALWAYS
+    assert two.router_advertisements is RouterAdvertisements.OFF
