@@ -131,6 +131,7 @@ class FakeKernel:
         carrier: bool = True,
         master: str = "",
         mac: bytes | None = b"",
+        mtu: int = 1500,
         address: bool = True,
         accept_ra: int = 1,
     ) -> int:
@@ -142,7 +143,7 @@ class FakeKernel:
             ifindex=index,
             name=name,
             mac=mac if mac is None or mac else b"\x02\0\0\0\0" + bytes([index % 256]),
-            mtu=1500,
+            mtu=mtu,
             up=up,
             carrier=carrier,
             master=self.index(master) if master else 0,

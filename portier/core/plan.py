@@ -49,6 +49,8 @@ TAKE_BACK: Final = 10.0  # seconds for which an earlier upstream candidate must 
 # (1000), so that a VRF's are; before the main table (32766), where the kernel would forward.
 RULE_PRIORITY: Final = 1135
 
+_LEAST_MTU: Final = 1280  # RFC 8200 section 5
+
 _LINK_LOCAL: Final = "fe80::/10"
 _CONF: Final = "net/ipv6/conf"
 FORWARDING: Final = f"{_CONF}/all/forwarding"
@@ -229,7 +231,8 @@ class StartWorker:
     def __str__(self) -> str:
         by_role = ((role, [p.name for p in self.bound.ports if p.role is role]) for role in Role)
         ports = ", ".join(f"{role} {' '.join(names)}" for role, names in by_role if names)
-        return f"+ worker {self.bound.group.name}: {ports}"
+        mode = " (relay)" if self.bound.group.mode is Mode.RELAY else ""
+        return f"+ worker {self.bound.group.name}{mode}: {ports}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -548,8 +551,18 @@ def _wanted_routes(
 def _rules_of(bound: Bound, local_rule: int) -> Iterable[PolicyRule]:
     priority = max(RULE_PRIORITY, local_rule + 1)  # people with VRFs move the local table's down
     for port in bound.ports:
-        if port.source is not None:
+        if bound.group.mode is Mode.RELAY:
+            yield _keep_out(priority, port.name)
+        elif port.source is not None:
             yield from _quiet(priority, port.name)
+
+
+@lru_cache(maxsize=65536)
+def _keep_out(priority: int, name: str) -> PolicyRule:
+    """The rule that keeps the kernel from forwarding what Portier relays, and from answering it by ICMP.  It
+    has a priority of its own: at one priority the kernel takes a rule without prefixes and one with for
+    the same, when it adds and when it removes."""
+    return PolicyRule(priority + 1, name, "", "", PROTOCOL)
 
 
 @lru_cache(maxsize=65536)
@@ -577,6 +590,10 @@ def _facts(group: Group) -> _Facts:
 
 def _is_ipv4(rule: Rule) -> bool:
     return rule.prefix is Live.UPSTREAM_IPV4 if isinstance(rule.prefix, Live) else rule.prefix.version == 4
+
+
+# Relaying takes no address; asking for hosts and saying Packet Too Big do.
+_SPEECHLESS: Final = "relays, but has no usable address to speak from"
 
 
 class _Binder:
@@ -649,7 +666,7 @@ class _Binder:
             self._add(self.links.by_index[port.ifindex], Role.UPSTREAM, port.source)
         for candidate in candidates:
             if candidate is chosen:
-                self.reports.append(candidate._replace(state="active", reason=""))
+                self.reports.append(candidate._replace(state="active"))
             elif candidate.state == "standby" and chosen:
                 self.reports.append(candidate._replace(reason=f"{chosen.name} is active"))
             else:
@@ -713,14 +730,28 @@ class _Binder:
         owner = self.claims.setdefault(link.ifindex, self.group.name)
         if owner != self.group.name:
             return report._replace(state="conflict", reason=f"group {owner} has it")
+        if unfit := self._unfit(link):
+            return report._replace(state="refused", reason=unfit)
         if not link.up:
             return report._replace(state="waiting", reason="down")
         if not link.carrier:
             return report._replace(state="waiting", reason="no carrier")
         source = _source(self.links.usable(link))
+        if source is None and self.group.mode is Mode.RELAY:
+            return report._replace(reason=_SPEECHLESS)
         if source is None:
             return report._replace(state="waiting", reason="no usable address")
         return report._replace(source=source)
+
+    def _unfit(self, link: Link) -> str:
+        """What keeps a link from being relayed to, whatever happens in the world; "" if nothing does."""
+        if self.group.mode is not Mode.RELAY:
+            return ""
+        if link.mac is None:
+            return "no link-layer address: mode relay has none to write into what it relays"
+        if link.mtu < _LEAST_MTU:
+            return f"its MTU of {link.mtu} is below {_LEAST_MTU}, the least that IPv6 takes"
+        return ""
 
     def _add(self, link: Link, role: Role, source: bytes | None) -> None:
         own = sorted(a.address for a in self.links.usable(link) if _global(a.address))
@@ -755,6 +786,10 @@ class _Binder:
 
     def _warnings(self, bound: Bound, upstream: Port | None) -> tuple[str, ...]:
         warnings = []
+        if self.group.mode is Mode.RELAY and len(bound.ports) == 1:
+            warnings.append(
+                f"{bound.ports[0].name} is the only port: nothing is relayed until there is another"
+            )
         if self.facts.live and not bound.live:
             why = f"{upstream.name} has no on-link prefix" if upstream else "there is no active upstream"
             warnings.append(f"`upstream` stands for no prefix: {why}")
@@ -998,7 +1033,12 @@ def _ranked(entries: list[tuple[int, str, SetSysctl]]) -> list[SetSysctl]:
 
 
 def _worker_steps(want: Mapping[str, Bound], have: Mapping[str, Bound]) -> list[Step]:
-    steps: list[Step] = [StopWorker(name) for name in have if name not in want]
+    # Another mode is another engine on other sockets, so that worker makes way for a new one.
+    ending = [
+        name for name, bound in have.items() if name not in want or want[name].group.mode != bound.group.mode
+    ]
+    steps: list[Step] = [StopWorker(name) for name in ending]
+    have = {name: bound for name, bound in have.items() if name not in ending}
     # By identity: a worker that lost a port by itself shows what it is left with, and must be told again
     # even if that is just what is wanted now.
     changed = {name: have[name] for name, bound in want.items() if have.get(name, bound) is not bound}

@@ -22,6 +22,7 @@ from portier.core.model import (
     Group,
     HostRoute,
     Live,
+    Mode,
     PolicyRule,
     Port,
     Role,
@@ -239,6 +240,43 @@ def test_upstream_reasons(kernel: FakeKernel, change: dict[str, Any], expected: 
     assert reasons(report)["eth0"] == expected
     assert report.groups[0].active is None
     assert report.groups[0].problems
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"mtu": 1279}, ("refused", "its MTU of 1279 is below 1280, the least that IPv6 takes")),
+        (
+            {"mac": None},
+            ("refused", "no link-layer address: mode relay has none to write into what it relays"),
+        ),
+        ({"master": 99}, ("refused", "enslaved to interface 99")),
+        ({"up": False}, ("waiting", "down")),
+        ({"mtu": 1280}, ("active", "")),
+    ],
+)
+@pytest.mark.parametrize("name", ["eth0", "tap-3"])
+def test_nd_046_relay_refuses_what_it_cannot_relay_to(
+    kernel: FakeKernel, name: str, change: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    """A port of a relay group takes whole IPv6 packets and has a link-layer address, whichever its role."""
+    kernel.change_link(name, **change)
+    config = Config(groups=(group(mode=Mode.RELAY, rules=(), downstream=("tap-3",)),))
+    want, report, _ = desired(config, kernel)
+    assert reasons(report)[name] == expected
+    ports = {port.name for bound in want.workers.values() for port in bound.ports}
+    assert (name in ports) == (expected[0] == "active")
+    assert {rule.iif for rule in want.rules} == ports, "the kernel is kept from forwarding on each"
+
+
+def test_relay_needs_no_address(kernel: FakeKernel) -> None:
+    """A port without any usable address relays all the same, as the upstream too, and says what it lacks."""
+    kernel.addresses.clear()
+    want, report, _ = desired(Config(groups=(group(mode=Mode.RELAY, rules=()),)), kernel)
+    lacks = "relays, but has no usable address to speak from"
+    assert reasons(report) == {"eth0": ("active", lacks), "tap-3": ("active", lacks)}
+    assert report.groups[0].active == "eth0"
+    assert [port.source for port in want.workers["guests"].ports] == [None, None]
 
 
 def test_loopback_named_is_refused(kernel: FakeKernel) -> None:

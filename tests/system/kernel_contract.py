@@ -259,6 +259,17 @@ class KernelContract:
             world.kernel.remove_rule(rule("one"))
             assert world.kernel.snapshot().rules == rules - {rule("one")}
 
+    def test_rules_for_whole_interfaces(self, world: World) -> None:
+        """A rule without prefixes stands beside those with, at a priority of its own, and goes alone."""
+        quiet = {rule("one"), rule("one", "", "fe80::/10")}
+        whole = rule("one", "")._replace(priority=rule("one").priority + 1)
+        for made in (*sorted(quiet), whole):
+            world.record.note_rule(made)
+            world.kernel.add_rule(made)
+        assert world.kernel.snapshot().rules == quiet | {whole}
+        world.kernel.remove_rule(whole)
+        assert world.kernel.snapshot().rules == quiet
+
     def test_rules_outlive_their_interface(self, world: World) -> None:
         """Deleting a link leaves the rules that name it."""
         world.add_link("one")
