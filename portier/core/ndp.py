@@ -13,6 +13,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final, NamedTuple
 
+from portier.core.engine import link_local
 from portier.core.outcome import Verdict
 
 VNET_HEADER: Final = 10
@@ -28,6 +29,8 @@ ROUTER_ADVERTISEMENT: Final = 134
 SOLICITATION: Final = 135
 ADVERTISEMENT: Final = 136
 REDIRECT: Final = 137
+INVERSE_SOLICITATION: Final = 141
+INVERSE_ADVERTISEMENT: Final = 142
 
 R_FLAG: Final = 0x80
 S_FLAG: Final = 0x40
@@ -42,13 +45,16 @@ SOURCE_LINK_LAYER: Final = 1
 TARGET_LINK_LAYER: Final = 2
 NONCE: Final = 14
 
-# The least ICMPv6 length of each message (RFC 4861 sections 4.1 to 4.5).
-_LEAST: Final = {
+# The least ICMPv6 length of each message, which is where its options begin (RFC 4861 sections 4.1 to 4.5,
+# RFC 3122 section 2).
+LEAST: Final = {
     ROUTER_SOLICITATION: 8,
     ROUTER_ADVERTISEMENT: 16,
     SOLICITATION: 24,
     ADVERTISEMENT: 24,
     REDIRECT: 40,
+    INVERSE_SOLICITATION: 8,
+    INVERSE_ADVERTISEMENT: 8,
 }
 _ICMPV6 = 58
 _FRAGMENT = 44
@@ -63,9 +69,9 @@ class Message(NamedTuple):
     """A valid Neighbor Discovery message.
 
     ``flags`` is the first octet after the checksum: R, S and O of an advertisement.  ``link_layer`` is the
-    source option of a solicitation or of a router's advertisement, or the target option of an advertisement;
-    ``nonce`` that of RFC 3971 section 5.3.2; both b"" when absent.  ``target`` is b"" in messages that have
-    none.
+    source option of a solicitation or of a router's advertisement, or the target option of an advertisement
+    or a redirect; ``nonce`` that of RFC 3971 section 5.3.2; both b"" when absent.  ``target`` is b"" in
+    messages that have none.
     """
 
     type: int
@@ -104,7 +110,7 @@ def parse(frame: bytes) -> Message | Verdict:
     if following != _ICMPV6:
         unwrapped = _unwrap(frame)
         return unwrapped if isinstance(unwrapped, Verdict) else parse(unwrapped)
-    least = _LEAST.get(kind)
+    least = LEAST.get(kind)
     if least is None:
         return Verdict.NOT_ND
     end = ICMPV6 + length
@@ -141,7 +147,20 @@ def parse(frame: bytes) -> Message | Verdict:
         if destination[0] == 0xFF and frame[ICMPV6 + 4] & S_FLAG:
             return Verdict.BAD_FLAGS
         link_layer = target_option
+    elif kind == REDIRECT:
+        target, subject = frame[TARGET:OPTIONS], frame[OPTIONS : OPTIONS + 16]
+        if not link_local(source):
+            return Verdict.BAD_SOURCE
+        if subject[0] == 0xFF:
+            return Verdict.BAD_DESTINATION
+        if not link_local(target) and target != subject:
+            return Verdict.BAD_TARGET
+        link_layer = target_option
     else:
+        if kind == ROUTER_ADVERTISEMENT and not link_local(source):
+            return Verdict.BAD_SOURCE
+        if kind == ROUTER_SOLICITATION and source == UNSPECIFIED and source_option:
+            return Verdict.BAD_OPTION
         target, link_layer = b"", source_option
     return Message(kind, to_mac, from_mac, source, destination, frame[ICMPV6 + 4], target, link_layer, nonce)
 
@@ -172,12 +191,14 @@ def _options(frame: bytes, at: int, end: int) -> tuple[bytes, bytes, bytes] | No
     return source, target, nonce
 
 
-def _unwrap(frame: bytes) -> bytes | Verdict:
-    """The same frame without the extension headers in front of its ICMPv6 message.  ND in a fragment,
-    atomic ones included, is never looked into (RFC 6980 section 5)."""
+def locate(frame: bytes) -> tuple[int, int] | Verdict:
+    """Where the ICMPv6 message of an IPv6 frame begins and ends, behind whatever extension headers.  ND in a
+    fragment, atomic ones included, is never looked into (RFC 6980 section 5)."""
     following = frame[IPV6 + 6]
-    end = min(len(frame), ICMPV6 + int.from_bytes(frame[IPV6 + 4 : IPV6 + 6], "big"))
     at = ICMPV6
+    end = at + int.from_bytes(frame[IPV6 + 4 : IPV6 + 6], "big")
+    if len(frame) < end:
+        return Verdict.TRUNCATED
     fragmented = False
     while following != _ICMPV6:
         if at + 8 > end:
@@ -197,10 +218,17 @@ def _unwrap(frame: bytes) -> bytes | Verdict:
         at += size
     if at >= end:
         return Verdict.TRUNCATED
-    if frame[at] not in _LEAST:
+    if frame[at] not in LEAST:
         return Verdict.NOT_ND
-    if fragmented:
-        return Verdict.FRAGMENTED
+    return Verdict.FRAGMENTED if fragmented else (at, end)
+
+
+def _unwrap(frame: bytes) -> bytes | Verdict:
+    """The same frame without the extension headers in front of its ICMPv6 message."""
+    place = locate(frame)
+    if isinstance(place, Verdict):
+        return place
+    at, end = place
     length = (end - at).to_bytes(2, "big")
     header = frame[: IPV6 + 4] + length + bytes((_ICMPV6,)) + frame[IPV6 + 7 : ICMPV6]
     return header + frame[at:end]

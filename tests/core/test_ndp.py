@@ -11,6 +11,7 @@ from scapy.layers.inet6 import (
     ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6ND_RA,
+    ICMPv6ND_Redirect,
     ICMPv6ND_RS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
@@ -127,6 +128,9 @@ ADVERTISEMENT = framed(
     / ICMPv6NDOptDstLLAddr(lladdr="02:00:00:00:00:0b")
 )
 PROBE = framed(IPv6(src="::", dst=NODE, hlim=255) / ICMPv6ND_NS(tgt=B))
+ROUTER = framed(IPv6(src="fe80::1", dst="ff02::1", hlim=255) / ICMPv6ND_RA())
+ROUTER_WANTED = framed(IPv6(src="fe80::a", dst="ff02::2", hlim=255) / ICMPv6ND_RS())
+REDIRECT = framed(IPv6(src="fe80::1", dst=A, hlim=255) / ICMPv6ND_Redirect(tgt=B, dst=B))
 OPT = ndp.OPTIONS
 
 INVALID: dict[str, tuple[bytes, Verdict]] = {
@@ -154,6 +158,31 @@ INVALID: dict[str, tuple[bytes, Verdict]] = {
     "ND-109 solicited to a group": (
         framed(IPv6(src=B, dst="ff02::1", hlim=255) / ICMPv6ND_NA(tgt=B, S=1)),
         Verdict.BAD_FLAGS,
+    ),
+    "ND-100 router advertisement, code": (changed(ROUTER, 65, 1), Verdict.BAD_CODE),
+    "ND-100 router advertisement, hop limit": (changed(ROUTER, 31, 254), Verdict.BAD_HOP_LIMIT),
+    "ND-100 router advertisement, length 15": (changed(ROUTER, 29, 15), Verdict.TRUNCATED),
+    "ND-101 router solicitation, code": (changed(ROUTER_WANTED, 65, 1), Verdict.BAD_CODE),
+    "ND-101 router solicitation, hop limit": (changed(ROUTER_WANTED, 31, 64), Verdict.BAD_HOP_LIMIT),
+    "ND-101 router solicitation, length 7": (changed(ROUTER_WANTED, 29, 7), Verdict.TRUNCATED),
+    "ND-102 redirect, code": (changed(REDIRECT, 65, 1), Verdict.BAD_CODE),
+    "ND-102 redirect, hop limit": (changed(REDIRECT, 31, 0), Verdict.BAD_HOP_LIMIT),
+    "ND-102 redirect, length 39": (changed(REDIRECT, 29, 39), Verdict.TRUNCATED),
+    "ND-110 router solicitation from nowhere with an option": (
+        framed(IPv6(src="::", dst="ff02::2", hlim=255) / ICMPv6ND_RS() / OPTION),
+        Verdict.BAD_OPTION,
+    ),
+    "ND-111 router advertisement from a global source": (changed(ROUTER, 32, 0x20), Verdict.BAD_SOURCE),
+    "ND-111 router advertisement from nowhere": (
+        framed(IPv6(src="::", dst="ff02::1", hlim=255) / ICMPv6ND_RA()),
+        Verdict.BAD_SOURCE,
+    ),
+    "ND-112 redirect from a global source": (changed(REDIRECT, 32, 0x20), Verdict.BAD_SOURCE),
+    "ND-112 redirect of a group": (changed(REDIRECT, 88, 0xFF), Verdict.BAD_DESTINATION),
+    "ND-112 redirect to another's global address": (changed(REDIRECT, 87, 0xEE), Verdict.BAD_TARGET),
+    "extension header in a frame cut short": (
+        framed(IPv6(src=A, dst=NODE, hlim=255) / IPv6ExtHdrDestOpt() / ICMPv6ND_NS(tgt=B))[:-1],
+        Verdict.TRUNCATED,
     ),
     "multicast source": (
         framed(IPv6(src="ff02::5", dst=NODE, hlim=255) / ICMPv6ND_NS(tgt=B)),
