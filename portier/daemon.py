@@ -436,9 +436,9 @@ class Daemon:
         """Why a solicitation for ``address`` on port ``on`` (else on the upstreams) would be answered, or
         would not, for `portier explain`."""
         try:
-            target = ipaddress.IPv6Address(address).packed
+            target = ipaddress.ip_address(address).packed
         except ValueError as error:
-            raise Refused(f"{address!r} is not an IPv6 address", EXIT_USAGE) from error
+            raise Refused(f"{address!r} is not an address", EXIT_USAGE) from error
         groups = self._reconciler.report.groups
         if on is None:
             steps, verdict = self._explain_anywhere(groups, target)
@@ -446,7 +446,7 @@ class Daemon:
             steps, verdict = self._explain_on(groups, target, on)
         return {
             "version": 1,
-            "address": str(ipaddress.IPv6Address(target)),
+            "address": str(ipaddress.ip_address(target)),
             "answered": verdict in _ANSWERED,
             "verdict": verdict.label if verdict is not None else "no-port",
             "steps": steps,

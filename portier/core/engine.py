@@ -140,7 +140,9 @@ class Lazy(NamedTuple):
 
 
 def link_local(address: bytes) -> bool:
-    """Whether an IPv6 address (packed) is link-local unicast (RFC 4291 section 2.5.6)."""
+    """Whether an address (packed) is link-local unicast (RFC 4291 section 2.5.6, RFC 3927)."""
+    if len(address) == 4:
+        return address[:2] == b"\xa9\xfe"
     return address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 

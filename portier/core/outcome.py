@@ -73,6 +73,12 @@ class Verdict(enum.IntEnum):
     BAD_FLAGS = 36, "bad-flags", True
     FRAGMENTED = 37, "fragmented", True
     NOT_ND = 38, "not-nd", True
+    # The packet is invalid (RFC 826, RFC 5227).
+    BAD_HARDWARE = 39, "bad-hardware-type", True
+    BAD_PROTOCOL = 40, "bad-protocol-type", True
+    BAD_OPERATION = 41, "bad-operation", True
+    BAD_LINK_LAYER = 42, "bad-link-layer-address", True
+    BROADCAST = 43, "broadcast-target", True  # the network's own address, or its broadcast address
 
 
 class AddRoute(NamedTuple):

@@ -1,5 +1,8 @@
 """The engine for mode `route`: answers solicitations on behalf of hosts that live on other ports.
 
+It serves both families alike, in the words of Neighbor Discovery; how each is spoken, `portier.core.family`
+knows.  An address is 16 bytes or 4, and nothing here depends on which.
+
 Bytes in, `Outcome` out; it opens nothing and reads no clock.  `RouteEngine.receive` takes a frame,
 `RouteEngine.tick` the passing of time; both say what to do to the kernel and what to send.  One decision,
 `_judge`, serves the wire and `explain` alike.
@@ -16,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from portier.core import ndp
+from portier.core import arp, ndp
 from portier.core.engine import (
     Bucket,
     Explanation,
@@ -32,6 +35,7 @@ from portier.core.engine import (
     silent,
     text,
 )
+from portier.core.family import ArpVoice, Heard, Kind, NdVoice, Voice, read
 from portier.core.model import (
     Answer,
     Bound,
@@ -42,10 +46,8 @@ from portier.core.model import (
     Network,
     Port,
     Role,
-    Source,
     Switch,
 )
-from portier.core.ndp import Message
 from portier.core.neighbors import Claim, Neighbor, NeighborTable, RouteState
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.rules import CompiledRule, Prefixes, RuleTable
@@ -78,8 +80,6 @@ _SOLICITATION: Final = b"\x87\0"
 
 # Verdicts with which an answer goes out; it is held back if the kernel refuses the route once more.
 _SAID: Final = frozenset({Verdict.ANSWERED, Verdict.ROUTE_FAILED})
-
-_SOMEBODY: Final = b"\xfe\x80" + bytes(13) + b"\1"  # a link-local address, for `explain`
 
 _tuple_new = tuple.__new__
 
@@ -194,10 +194,21 @@ class _Attached:
     """A port and what the engine keeps with it.  ``reaches`` are the ports whose hosts are answered for
     on this one."""
 
-    __slots__ = ("bucket", "correspondents", "counts", "ifindex", "mac", "port", "reaches", "upstream")
+    __slots__ = (
+        "bucket",
+        "correspondents",
+        "counts",
+        "ifindex",
+        "mac",
+        "port",
+        "reaches",
+        "upstream",
+        "voices",
+    )
 
-    def __init__(self, port: Port, rate: float, now: float) -> None:
+    def __init__(self, port: Port, voices: tuple[Voice, Voice], rate: float, now: float) -> None:
         self.port = port
+        self.voices: dict[int, Voice] = dict(zip((16, 4), voices, strict=True))
         self.ifindex = port.ifindex
         self.mac = port.mac
         self.upstream = port.role is Role.UPSTREAM
@@ -205,6 +216,10 @@ class _Attached:
         self.counts = [0] * len(Verdict)
         self.correspondents: dict[bytes, _Correspondent] = {}
         self.reaches: frozenset[int] = frozenset()
+
+    def voice(self, address: bytes) -> Voice:
+        """How this port speaks of `address`."""
+        return self.voices[len(address)]
 
 
 def _names(ports: list[_Attached]) -> str:
@@ -225,6 +240,7 @@ class RouteEngine:
         self._uplink: _Attached | None = None
         self._macs: frozenset[bytes] = frozenset()
         self._own: dict[bytes, set[int]] = {}
+        self._broadcasts: frozenset[bytes] = frozenset()
         self._upstream_on_link = Prefixes()
         self._behind = Prefixes()
         self._table = NeighborTable()
@@ -256,9 +272,14 @@ class RouteEngine:
         self._rules = rules
         fresh = before is None or before.group.limits != group.limits
         attached: dict[int, _Attached] = {}
+        lender = next((port.source4 for port in bound.ports if port.role is Role.UPSTREAM), None)
         for port in bound.ports:
             old = self._ports.get(port.ifindex)
-            this = _Attached(port, group.limits.resolutions, now)
+            voices = (
+                NdVoice(port, group.advertisement),
+                ArpVoice(port, group.advertisement, port.source4 or lender or b""),
+            )
+            this = _Attached(port, voices, group.limits.resolutions, now)
             if old is not None:
                 this.counts = old.counts
                 if not fresh:
@@ -279,6 +300,13 @@ class RouteEngine:
             for address in port.addresses:
                 own.setdefault(address, set()).add(port.ifindex)
         self._own = own
+        self._broadcasts = frozenset(
+            address.packed
+            for port in bound.ports
+            for prefix in port.on_link
+            if prefix.version == 4 and prefix.prefixlen < 31  # RFC 3021
+            for address in (prefix.network_address, prefix.broadcast_address)
+        )
         uplink = self._uplink
         self._upstream_on_link = Prefixes((prefix, 1) for prefix in (uplink.port.on_link if uplink else ()))
         behind: list[tuple[Network, int]] = [
@@ -357,32 +385,41 @@ class RouteEngine:
             return Outcome(Verdict.NOWHERE)
         # The common case, a plain solicitation for a host known to be there, without a second look: the
         # same checks as below, on the bytes themselves.
+        head = frame[22:32]
         if (
-            frame[22:32] == _PLAIN
+            head == _PLAIN
             and len(frame) == _PLAIN_LENGTH
             and frame[64:66] == _SOLICITATION
             and (asker := port.correspondents.get(frame[32:48] + frame[88:96])) is not None
             and (frame[0] & 1 or (int.from_bytes(frame[32:96], "big") + 90) % 0xFFFF == 0)
         ):
             target = frame[72:88]
-            entry = self._by_address.get(target)
-            neighbor = asker.neighbor
-            if neighbor is None or neighbor.ifindex == ifindex:
-                if entry is None:
-                    if port.upstream and self._instant(target):
-                        flags = self._plain_flags
-                    else:
-                        return self._look(port, frame, now)
-                elif now < entry.ready and entry.ifindex in port.reaches:
-                    flags = entry.flags
-                else:
-                    return self._look(port, frame, now)
-                if neighbor is not None:
-                    neighbor.heard = now
-                port.counts[0] += 1
-                sends = ((ifindex, asker.frame(target, flags)),)
-                return _tuple_new(Outcome, (Verdict.ANSWERED, (), sends, ()))
-        return self._look(port, frame, now)
+        elif (
+            head == arp.REQUEST_HEAD
+            and len(frame) >= arp.END
+            and (asker := port.correspondents.get(frame[32:42])) is not None
+            and frame[38:42] != frame[48:52]
+        ):
+            target = frame[48:52]
+        else:
+            return self._look(port, frame, now)
+        entry = self._by_address.get(target)
+        neighbor = asker.neighbor
+        if neighbor is not None and neighbor.ifindex != ifindex:
+            return self._look(port, frame, now)
+        if entry is None:
+            if not port.upstream or not self._instant(target):
+                return self._look(port, frame, now)
+            flags = self._plain_flags
+        elif now < entry.ready and entry.ifindex in port.reaches:
+            flags = entry.flags
+        else:
+            return self._look(port, frame, now)
+        if neighbor is not None:
+            neighbor.heard = now
+        port.counts[0] += 1
+        sends = ((ifindex, asker.frame(target, flags)),)
+        return _tuple_new(Outcome, (Verdict.ANSWERED, (), sends, ()))
 
     def _instant(self, target: bytes) -> bool:
         """Whether an unknown target is answered for at once (`always`), and nothing else is to be done."""
@@ -394,27 +431,29 @@ class RouteEngine:
             and rule.shadowed is False
             and not rule.particular
             and target not in self._own
+            and target not in self._broadcasts
         )
 
     def _look(self, port: _Attached, frame: bytes, now: float) -> Outcome:
         # The socket's filter cuts frames from outside that bear our own address down to the header.
-        message = Verdict.OWN_FRAME if len(frame) == ndp.IPV6 else ndp.parse(frame)
+        message = Verdict.OWN_FRAME if len(frame) == ndp.IPV6 else read(frame)
         verdict = message if isinstance(message, Verdict) else self._message(port, message, now)
         port.counts[verdict] += 1
         return self._outcome(verdict)
 
-    def _message(self, port: _Attached, message: Message, now: float) -> Verdict:
+    def _message(self, port: _Attached, message: Heard, now: float) -> Verdict:
         if message.ether_source == port.mac:
             return self._host_asks(port, message, now)
         if message.ether_source in self._macs or message.link_layer in self._macs:
             return Verdict.OWN_FRAME
-        if message.type == ndp.SOLICITATION:
-            if message.source == ndp.UNSPECIFIED:
-                return self._dad_probe(port, message, now)
+        kind = message.kind
+        if kind is Kind.SOLICITATION:
             return self._solicitation(port, message, now)
-        if message.type == ndp.ADVERTISEMENT:
+        if kind is Kind.ADVERTISEMENT:
             return self._advertisement(port, message, now)
-        if message.type == ndp.ROUTER_ADVERTISEMENT:
+        if kind is Kind.PROBE:
+            return self._dad_probe(port, message, now)
+        if kind is Kind.ROUTER_ADVERTISEMENT:
             # Who sends one is a router, whatever its neighbor advertisements say.
             for entry in self._table.of_host(port.ifindex, message.link_layer or message.ether_source):
                 entry.router = True
@@ -423,7 +462,7 @@ class RouteEngine:
 
     # -- solicitations -------------------------------------------------------------------------------
 
-    def _solicitation(self, port: _Attached, message: Message, now: float) -> Verdict:
+    def _solicitation(self, port: _Attached, message: Heard, now: float) -> Verdict:
         source, target = message.source, message.target
         if source in self._own:
             return self._refuse_claim(port, source, message.ether_source, "the proxy's own address")
@@ -442,7 +481,7 @@ class RouteEngine:
         asker = _Asker(port.ifindex, source, mac)
         if decision.verdict is Verdict.RESOLVING:
             assert decision.rule is not None  # noqa: S101 - _judge gives the rule with this verdict
-            ports = self._askable(port, decision.rule)
+            ports = self._askable(port, target, decision.rule)
             return self._resolve(port, target, decision.rule, ports, message.ether_source, now, asker)
         entry = decision.entry
         if entry is not None:
@@ -465,7 +504,9 @@ class RouteEngine:
             ):
                 return Verdict.ANSWERED  # in a moment
         self._reply(port, asker, target, flags)
-        if message.link_layer and (link_local(source) or (known is not None and known.mac == mac)):
+        if message.link_layer and (
+            known.mac == mac if known is not None else self._refusal(port, source) is not None
+        ):
             self._remember(port, asker, known)
         return decision.verdict
 
@@ -480,6 +521,9 @@ class RouteEngine:
         """How a solicitation for `target` on `port` is decided.  ``asker`` None stands for a solicitation
         that no `askers` list is held against; `say` is told each step in words."""
         say = say or silent
+        if target in self._broadcasts:
+            say("the address of a whole network, or its broadcast address: no host's")
+            return _Decision(Verdict.BROADCAST)
         if link_local(target):
             say("link-local targets are not proxied in mode route: each link keeps its own")
             return _Decision(Verdict.LINK_LOCAL)
@@ -488,7 +532,7 @@ class RouteEngine:
                 say("an address of this host on {}: the kernel answers", port.port.name)
                 return _Decision(Verdict.OWN_ADDRESS)
             say("an address of this host on another port of the group: answered")
-            return self._sayable(port, say, _Decision(Verdict.ANSWERED, router=True))
+            return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, router=True))
         rule = self._rules.lookup(target)
         if rule is None:
             say("no rule allows it")
@@ -508,8 +552,8 @@ class RouteEngine:
         say("no host with this address is known")
         if rule.answer is Answer.ALWAYS and port.upstream:
             say("answer always: answered at once, whether the host is there or not")
-            return self._sayable(port, say, _Decision(Verdict.ANSWERED, rule=rule))
-        asked = self._askable(port, rule)
+            return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, rule=rule))
+        asked = self._askable(port, target, rule)
         if not asked:
             if rule.ports is not None and not rule.ports - {port.ifindex}:
                 say("no port that the rule names ({}) is usable", ", ".join(rule.rule.downstream))
@@ -520,7 +564,7 @@ class RouteEngine:
             say("asked for lately and nobody answered: not asked again for {:.1f} s", left)
             return _Decision(Verdict.NOBODY, rule=rule)
         say("would be asked for on {}", Lazy(_names, asked))
-        return self._sayable(port, say, _Decision(Verdict.RESOLVING, rule=rule))
+        return self._sayable(port, target, say, _Decision(Verdict.RESOLVING, rule=rule))
 
     def _judge_known(self, port: _Attached, entry: Neighbor, rule: CompiledRule, say: Say) -> _Decision:
         home = self._ports[entry.ifindex]
@@ -533,8 +577,8 @@ class RouteEngine:
             return _Decision(Verdict.ISOLATED, entry, rule)
         if entry.route_state is RouteState.FAILED:
             say("the kernel refuses its host route; tried again at the next solicitation")
-            return self._sayable(port, say, _Decision(Verdict.ROUTE_FAILED, entry, rule))
-        return self._sayable(port, say, _Decision(Verdict.ANSWERED, entry, rule))
+            return self._sayable(port, entry.address, say, _Decision(Verdict.ROUTE_FAILED, entry, rule))
+        return self._sayable(port, entry.address, say, _Decision(Verdict.ANSWERED, entry, rule))
 
     def _judge_routed(self, port: _Attached, target: bytes, rule: CompiledRule, say: Say) -> _Decision:
         routes = self._group.routes
@@ -552,24 +596,23 @@ class RouteEngine:
         if out.ifindex not in port.reaches:
             say("isolate: downstreams are not proxied to each other")
             return _Decision(Verdict.ISOLATED, rule=rule)
-        return self._sayable(port, say, _Decision(Verdict.ANSWERED, rule=rule))
+        return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, rule=rule))
 
-    def _sayable(self, port: _Attached, say: Say, decision: _Decision) -> _Decision:
-        if port.port.source is None or port.mac is None:
+    def _sayable(self, port: _Attached, target: bytes, say: Say, decision: _Decision) -> _Decision:
+        if not port.voice(target).answers:
             say("{} has no address to answer from", port.port.name)
             return decision._replace(verdict=Verdict.NO_SOURCE)
         return decision
 
-    def _askable(self, port: _Attached | None, rule: CompiledRule) -> list[_Attached]:
-        """The ports on which a target of `rule` may live and can be asked for, on behalf of `port`, or of
+    def _askable(self, port: _Attached | None, target: bytes, rule: CompiledRule) -> list[_Attached]:
+        """The ports on which `target` may live by `rule` and can be asked for, on behalf of `port`, or of
         the host itself where that is None."""
         return [
             this
             for index, this in self._ports.items()
             if (port is None or index in port.reaches)
             and (rule.ports is None or index in rule.ports)
-            and this.mac is not None
-            and this.port.source is not None
+            and this.voice(target).asks
         ]
 
     def _shadowed(self, rule: CompiledRule, target: bytes, port: _Attached) -> bool:
@@ -588,7 +631,7 @@ class RouteEngine:
     ) -> bool:
         """Look for a target that is answered for in any case, so that its host route is there before the
         answer; says whether the answer waits for that."""
-        ports = self._askable(port, rule)
+        ports = self._askable(port, target, rule)
         if not ports or self._known_absent(target, ports, now) or target in self._pending:
             return False
         if self._resolve(port, target, rule, ports, ether_source, now, asker) is not Verdict.RESOLVING:
@@ -667,19 +710,18 @@ class RouteEngine:
         """Ask on those ports that were not asked yet, and say whether there was one."""
         before = len(self._sends)
         for this in ports:
-            if this.ifindex not in pending.asked and this.port.source is not None and this.mac is not None:
+            voice = this.voice(pending.target)
+            if this.ifindex not in pending.asked and voice.asks:
                 pending.asked.add(this.ifindex)
-                frame = ndp.solicitation(this.mac, this.port.source, pending.target)
-                self._sends.append((this.ifindex, frame))
+                self._sends.append((this.ifindex, voice.solicitation(pending.target)))
         return len(self._sends) > before
 
-    def _host_asks(self, port: _Attached, message: Message, now: float) -> Verdict:
+    def _host_asks(self, port: _Attached, message: Heard, now: float) -> Verdict:
         """The host's own stack looks for somebody: help it as if Portier had asked."""
         target = message.target
         if (
-            message.type != ndp.SOLICITATION
-            or message.source == ndp.UNSPECIFIED
-            or message.destination[0] != 0xFF
+            message.kind is not Kind.SOLICITATION
+            or not message.everybody
             or link_local(target)
             or target in self._own
         ):
@@ -691,7 +733,7 @@ class RouteEngine:
         rule = decision.rule
         if rule is None or not rule.allow or entry is not None or rule.answer is Answer.ROUTED:
             return decision.verdict
-        ports = [this for this in self._askable(None, rule) if this is not port]
+        ports = [this for this in self._askable(None, target, rule) if this is not port]
         if not ports:
             return Verdict.NOWHERE
         if self._known_absent(target, ports, now):
@@ -704,11 +746,11 @@ class RouteEngine:
         uplink = self._uplink or next(iter(self._ports.values()), None)
         if rule is None or not rule.allow or uplink is None or target in self._by_address:
             return Outcome(Verdict.NOT_HANDLED)
-        return self._outcome(self._resolve(uplink, target, rule, self._askable(None, rule), b"", now))
+        return self._outcome(self._resolve(uplink, target, rule, self._askable(None, target, rule), b"", now))
 
     # -- advertisements and other sightings ------------------------------------------------------------
 
-    def _advertisement(self, port: _Attached, message: Message, now: float) -> Verdict:
+    def _advertisement(self, port: _Attached, message: Heard, now: float) -> Verdict:
         target = message.target
         if link_local(target):
             return Verdict.NOT_HANDLED
@@ -720,9 +762,9 @@ class RouteEngine:
             target,
             mac,
             genuine=mac == message.ether_source,
-            solicited=bool(message.flags & ndp.S_FLAG) and self._was_asked(port, target, mac, now),
-            override=bool(message.flags & ndp.O_FLAG),
-            router=bool(message.flags & ndp.R_FLAG),
+            solicited=message.solicited and self._was_asked(port, target, mac, now),
+            override=message.override,
+            router=message.router,
         )
         self._object(sighting)
         return self._sighted(sighting, message.ether_source, now)
@@ -779,6 +821,8 @@ class RouteEngine:
         rule = self._rules.lookup(address)
         if rule is None or link_local(address):
             return Verdict.NO_RULE
+        if address in self._broadcasts:
+            return Verdict.BROADCAST
         if not rule.allow:
             return Verdict.DENIED
         if rule.answer is Answer.ROUTED:
@@ -853,7 +897,7 @@ class RouteEngine:
                 contested.append(uplink)
             if held := self._held_elsewhere(port, address):
                 contested.append(self._ports[held])
-        if not any(this.port.source for this in contested):
+        if not any(this.voice(address).asks for this in contested):
             self._learn(seen, now)
             return Verdict.HEARD
         if not self._make_room(port):
@@ -892,7 +936,7 @@ class RouteEngine:
 
     def _answer_waiting(self, asker: _Asker, target: bytes, flags: int) -> None:
         port = self._ports.get(asker.ifindex)
-        if port is not None and port.port.source is not None:
+        if port is not None and port.voice(target).answers:
             self._reply(port, asker, target, flags)
 
     def _route_asked(self, entry: Neighbor) -> bool:
@@ -1007,20 +1051,12 @@ class RouteEngine:
         self._set_ready(entry)
         if old is None:
             return
-        if old is not port and port.ifindex in old.reaches and old.port.source and old.mac:
+        voice = old.voice(entry.address)
+        if old is not port and port.ifindex in old.reaches and voice.answers:
             # Neighbors there still have its own link-layer address, and a Linux one corrects an entry for
             # nothing less than O=1.
             flags = ndp.O_FLAG | (ndp.R_FLAG if self._shows_router(entry.router) else 0)
-            frame = ndp.advertisement(
-                ndp.ALL_NODES_MAC,
-                old.mac,
-                old.port.source,
-                ndp.ALL_NODES,
-                entry.address,
-                flags,
-                self._link_layer(old.mac),
-            )
-            self._sends.append((old.ifindex, frame))
+            self._sends.append((old.ifindex, voice.announcement(entry.address, flags)))
         where = f"moved from {old.port.name} to {port.port.name}" if old is not port else "has another device"
         if was != mac:
             where += f": {mac_text(was)} is {mac_text(mac)} now"
@@ -1040,14 +1076,16 @@ class RouteEngine:
 
     # -- duplicate address detection -------------------------------------------------------------------
 
-    def _dad_probe(self, port: _Attached, message: Message, now: float) -> Verdict:
+    def _dad_probe(self, port: _Attached, message: Heard, now: float) -> Verdict:
         target, mac = message.target, message.ether_source
         if link_local(target):
             return Verdict.LINK_LOCAL
+        if target in self._broadcasts:
+            return Verdict.BROADCAST
         if homes := self._own.get(target):
             if port.ifindex in homes:
                 return Verdict.OWN_ADDRESS
-            return self._defend(port, target, router=True)
+            return self._defend(port, mac, target, router=True)
         rule = self._rules.lookup(target)
         if rule is None:
             return Verdict.NO_RULE
@@ -1072,14 +1110,14 @@ class RouteEngine:
             if self._over_limit(port, mac, now) is None:
                 self._relay_probe(port, rule, message, relayed, now)
                 self._contest(entry, seen, now, now + self._group.timers.retransmit)
-            return self._defend(port, target, entry.router)
+            return self._defend(port, mac, target, router=entry.router)
         if (limit := self._over_limit(port, mac, now)) is not None:
             return limit
         if (
             rule.answer is Answer.ROUTED
             and self._judge_routed(port, target, rule, silent).verdict is Verdict.ANSWERED
         ):
-            return self._defend(port, target, router=False)
+            return self._defend(port, mac, target, router=False)
         if target not in self._probes and not self._make_room(port):
             return Verdict.PENDING_FULL  # an objection could not be passed on
         self._relay_probe(port, rule, message, relayed, now)
@@ -1121,15 +1159,16 @@ class RouteEngine:
         return Verdict.LOOP
 
     def _relay_probe(
-        self, port: _Attached, rule: CompiledRule, message: Message, before: _Relayed | None, now: float
+        self, port: _Attached, rule: CompiledRule, message: Heard, before: _Relayed | None, now: float
     ) -> None:
         """Pass a DAD probe on to where the owner may be, and remember who has it now."""
         target, nonce = message.target, message.nonce
         ports = {port.ifindex}
         for index, this in self._ports.items():
-            if this.mac is not None and index in port.reaches and (rule.ports is None or index in rule.ports):
+            voice = this.voice(target)
+            if voice.probes and index in port.reaches and (rule.ports is None or index in rule.ports):
                 ports.add(index)
-                self._sends.append((index, ndp.dad_probe(this.mac, target, nonce)))
+                self._sends.append((index, voice.dad_probe(target, nonce)))
         while self._relayed:
             oldest = next(iter(self._relayed))
             if self._relayed[oldest].until > now:
@@ -1168,21 +1207,17 @@ class RouteEngine:
         if seen.solicited and not seen.override:
             return  # a proxy's answer to ourselves; it objects to the probe itself if it has reason to
         self._give_up(probe)
-        for ifindex in probe.probers:
+        for ifindex, mac in probe.probers.items():
             port = self._ports.get(ifindex)
             if port is not None and port is not seen.port:
-                self._defend(port, seen.address, bool(seen.router))
+                self._defend(port, mac, seen.address, router=bool(seen.router))
 
-    def _defend(self, port: _Attached, target: bytes, router: bool) -> Verdict:
-        """Tell all nodes on `port` that the address is taken (RFC 4861 section 7.2.4: S=0 to all-nodes),
-        at once: the one who probes waits for a second only."""
-        if port.port.source is None or port.mac is None:
+    def _defend(self, port: _Attached, mac: bytes, target: bytes, *, router: bool) -> Verdict:
+        """Tell `mac`, who probes on `port`, that the address is taken, at once: it waits for a second."""
+        voice = port.voice(target)
+        if not voice.answers:
             return Verdict.NO_SOURCE
-        flags = self._flags(router=router) & ~ndp.S_FLAG
-        source = target if self._group.advertisement.source is Source.TARGET else port.port.source
-        frame = ndp.advertisement(
-            ndp.ALL_NODES_MAC, port.mac, source, ndp.ALL_NODES, target, flags, self._link_layer(port.mac)
-        )
+        frame = voice.defence(mac, target, self._flags(router=router))
         self._sends.append((port.ifindex, frame))
         return Verdict.DEFENDED
 
@@ -1258,9 +1293,10 @@ class RouteEngine:
         self._set_ready(entry)
 
     def _unicast(self, port: _Attached, address: bytes, mac: bytes) -> bool:
-        if port.port.source is None or port.mac is None:
+        voice = port.voice(address)
+        if not voice.asks:
             return False
-        self._sends.append((port.ifindex, ndp.solicitation(port.mac, port.port.source, address, mac)))
+        self._sends.append((port.ifindex, voice.solicitation(address, mac)))
         return True
 
     def _pending_due(self, pending: _Pending, now: float) -> None:
@@ -1401,27 +1437,16 @@ class RouteEngine:
         switch = self._group.advertisement.router
         return router if switch is Switch.AUTO else switch is Switch.ON
 
-    def _link_layer(self, mac: bytes) -> bytes:
-        return self._group.advertisement.link_layer or mac
-
     def _reply(self, port: _Attached, asker: _Asker, target: bytes, flags: int) -> None:
-        self._sends.append((port.ifindex, self._replies(port, asker)(target, flags)))
-
-    def _replies(self, port: _Attached, asker: _Asker) -> Callable[[bytes, int], bytes]:
-        mac, source = port.mac, port.port.source
-        assert mac is not None and source is not None  # noqa: S101, PT018 - _sayable saw to it
-        link_layer = self._link_layer(mac)
-        if self._group.advertisement.source is Source.TARGET:
-            return lambda target, flags: ndp.advertisement(
-                asker.mac, mac, target, asker.address, target, flags, link_layer
-            )
-        return ndp.Reply(asker.mac, mac, source, asker.address, link_layer).frame
+        frame = port.voice(target).replies(asker.address, asker.mac)(target, flags)
+        self._sends.append((port.ifindex, frame))
 
     def _remember(self, port: _Attached, asker: _Asker, known: Neighbor | None) -> None:
         if len(port.correspondents) >= _ASKERS_PER_PORT:
             del port.correspondents[next(iter(port.correspondents))]
-        key = asker.address + b"\x01\x01" + asker.mac
-        port.correspondents[key] = _Correspondent(self._replies(port, asker), known)
+        voice = port.voice(asker.address)
+        key = voice.asker_key(asker.address, asker.mac)
+        port.correspondents[key] = _Correspondent(voice.replies(asker.address, asker.mac), known)
 
     def _set_ready(self, entry: Neighbor) -> None:
         """Note until when a host is answered for without a second look, and with which flags."""
@@ -1521,16 +1546,18 @@ class RouteEngine:
 
     def explain(self, address: bytes, ifindex: int | None, now: float) -> Explanation:
         """How a solicitation for `address` would be decided on port `ifindex`, or on the upstream, when it
-        comes from a link-local address, as those of routers do."""
+        comes from a router: from a link-local address, or with IPv4 from the next hop on that port."""
         port = self._ports.get(ifindex) if ifindex is not None else self._uplink
         if port is None and ifindex is None:
             port = next(iter(self._ports.values()), None)
         if port is None:
             return Explanation(Verdict.NOWHERE, ("the group has no such port in use",))
         steps = [f"a solicitation for {text(address)} arrives on {port.port.name}"]
-        decision = self._judge(
-            port, address, _SOMEBODY, now, lambda template, *values: steps.append(template.format(*values))
-        )
+
+        def say(template: str, *values: object) -> None:
+            steps.append(template.format(*values))
+
+        decision = self._judge(port, address, self._likely_asker(port, address), now, say)
         steps.append(f"verdict: {decision.verdict.label}")
         return Explanation(decision.verdict, tuple(steps))
 
@@ -1541,6 +1568,12 @@ class RouteEngine:
     def standings(self, _now: float) -> list[Standing]:
         """Tell of no port: all take part in full."""
         return []
+
+    def _likely_asker(self, port: _Attached, address: bytes) -> bytes:
+        if asker := port.voice(address).ROUTER:
+            return asker
+        hops = (hop for hop, ports in self._next_hops.items() if port.ifindex in ports)
+        return next((hop for hop in hops if len(hop) == len(address)), bytes(len(address)))
 
     def table_size(self) -> int:
         """How many hosts are known."""

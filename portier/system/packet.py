@@ -1,4 +1,4 @@
-"""A packet socket on one interface, and the filter that keeps everything but Neighbor Discovery out of it.
+"""A packet socket on one interface, and the filter that keeps everything but Neighbor Discovery and ARP out.
 
 The filter only separates: it runs in the kernel for every frame of the link, so data must cost a handful of
 instructions and never wake the daemon.  Whether a message is valid (hop limit, code, checksum) is the
@@ -21,6 +21,7 @@ from functools import partial
 
 ETH_P_ALL = 0x0003  # a socket bound to ETH_P_IPV6 does not see the frames that its own host sends
 ETH_P_IPV6 = 0x86DD
+ETH_P_ARP = 0x0806
 
 MARK = 0x4389_0087
 """SO_MARK of Portier's own frames, for which filters can tell them from the kernel's."""
@@ -52,6 +53,7 @@ _PAYLOAD = 54
 
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION, _ICMPV6 = 0, 43, 44, 60, 58
 _EXTENSION_HEADERS = 4  # at most so many are looked behind
+_ARP_OPERATION, _ARP_REQUEST = 20, 1
 _FIRST_TYPE, _SOLICITATION, _LAST_TYPE = 133, 135, 137  # of the ND messages
 
 # Classic BPF (linux/filter.h): operation codes, by what an assembler calls them.
@@ -113,16 +115,19 @@ def nd_filter(mac: bytes, mark: int) -> bytes:
     """Make the filter of a port whose link-layer address is `mac` and whose own frames bear `mark`.
 
     In come ND messages (types 133 to 137), also behind up to four extension headers, and first fragments of
-    them, which RFC 6980 has dropped and the engine counts.  Out stay frames for other hosts, frames tagged
-    with a VLAN other than 0 (a priority tag belongs to the untagged link), and whatever this host sends
-    except the kernel's own solicitations.  Of a frame that came from outside and yet bears our link-layer
-    address only the Ethernet header comes in, by which the engine tells it.
+    them, which RFC 6980 has dropped and the engine counts; and ARP, whatever it says.  Out stay frames for
+    other hosts, frames tagged with a VLAN other than 0 (a priority tag belongs to the untagged link), and
+    whatever this host sends except the kernel's own solicitations and ARP requests.  Of a frame that came
+    from outside and yet bears our link-layer address only the Ethernet header comes in, by which the engine
+    tells it.
     """
     mac_high, mac_low = struct.unpack("!IH", mac)
     program: list[Instruction] = [
         # What most frames are is dropped first.
         ("ldh [k]", _ETHERTYPE),
-        ("jeq", ETH_P_IPV6, "", "drop"),
+        ("jeq", ETH_P_IPV6, "ipv6", ""),
+        ("jeq", ETH_P_ARP, "link", "drop"),
+        "ipv6",
         ("ldb [k]", _NEXT_HEADER),
         ("ldx #k", _PAYLOAD),
     ]
@@ -152,7 +157,7 @@ def nd_filter(mac: bytes, mark: int) -> bytes:
         ("ldb [x+k]", 0),
         ("jgt", _LAST_TYPE, "drop", ""),
         ("jgt", _FIRST_TYPE - 1, "", "drop"),
-        ("st M[k]", 0),
+        "link",
         ("ld [k]", _VLAN_TAG_PRESENT),
         ("jeq", 0, "untagged", ""),
         ("ld [k]", _VLAN_TAG),
@@ -168,8 +173,16 @@ def nd_filter(mac: bytes, mark: int) -> bytes:
         ("jeq", mac_low, "", "accept"),
         ("ret #k", ETHERNET_HEADER),
         "outgoing",
-        ("ld M[k]", 0),
+        ("ldh [k]", _ETHERTYPE),
+        ("jeq", ETH_P_ARP, "", "solicitation"),
+        ("ldh [k]", _ARP_OPERATION),
+        ("jeq", _ARP_REQUEST, "kernel", "drop"),
+        "solicitation",
+        ("ldb [k]", _NEXT_HEADER),  # the kernel puts no extension headers in front of its own
+        ("jeq", _ICMPV6, "", "drop"),
+        ("ldb [k]", _PAYLOAD),
         ("jeq", _SOLICITATION, "", "drop"),
+        "kernel",
         ("ld [k]", _PACKET_MARK),
         ("jeq", mark, "drop", ""),
         ("ld [k]", _SOURCE_MAC),  # a macvlan's frames pass here too, and it lives on this link

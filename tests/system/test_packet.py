@@ -9,7 +9,7 @@ from ipaddress import IPv6Address
 
 import pytest
 
-from portier.core import ndp
+from portier.core import arp, ndp
 from portier.system import packet
 from portier.system.packet import MARK, PacketPort
 from tests.cables import Plug, cable, ip, own_namespace
@@ -18,6 +18,7 @@ HOST = bytes.fromhex("020000000005")
 STRANGER = bytes.fromhex("0200000000ff")
 SOURCE = IPv6Address("fe80::5").packed
 TARGET = IPv6Address("2001:db8:7::7").packed
+SOURCE4, TARGET4 = bytes((192, 0, 2, 5)), bytes((192, 0, 2, 7))
 HOP_BY_HOP, ROUTING, FRAGMENT, OPTIONS, ICMPV6, UDP, TCP = 0, 43, 44, 60, 58, 17, 6
 
 ETHERNET = 14
@@ -31,6 +32,10 @@ def plain(frame: bytes) -> bytes:
 
 def ns(source_mac: bytes = HOST) -> bytes:
     return plain(ndp.solicitation(source_mac, SOURCE, TARGET))
+
+
+def who_has(source_mac: bytes = HOST, to_mac: bytes = arp.BROADCAST_MAC) -> bytes:
+    return plain(arp.request(source_mac, SOURCE4, TARGET4, to_mac))
 
 
 def of_type(number: int) -> bytes:
@@ -130,12 +135,19 @@ ACCEPTED = {
     "code 1": lambda: ns()[:55] + b"\1" + ns()[56:],
     "wrong checksum": lambda: ns()[:56] + b"\0\0" + ns()[58:],
     "truncated": lambda: ns()[:55],
+    "ARP request": who_has,
+    "ARP probe": lambda: plain(arp.probe(HOST, TARGET4)),
+    "ARP reply": lambda: plain(arp.reply(arp.BROADCAST_MAC, HOST, HOST, SOURCE4, TARGET4)),
+    "ARP of another hardware type": lambda: who_has()[:15] + b"\6" + who_has()[16:],
+    "ARP of another operation": lambda: who_has()[:21] + b"\x09" + who_has()[22:],
+    "short ARP": lambda: who_has()[:30],
+    "ARP with a priority tag": lambda: who_has()[:12] + b"\x81\0\xa0\0" + who_has()[12:],
 }
 
 
 @pytest.mark.parametrize("frame", ACCEPTED.values(), ids=ACCEPTED)
 def test_nd_comes_in(shared: Bench, frame: Callable[[], bytes]) -> None:
-    """Every ND message is for the engine to judge, however it is wrapped."""
+    """Every ND message and ARP packet is for the engine to judge, however it is wrapped."""
     sent = frame()
     shared.far.send(sent)
 
@@ -162,7 +174,9 @@ REFUSED = {
     "VLAN 4095": lambda: tagged(4095),
     "VLAN 7 in a priority tag": lambda: tagged(0)[:16] + b"\x81\0\0\7" + tagged(0)[16:],
     "IPv4": lambda: ns()[:12] + b"\x08\0" + ns()[14:],
-    "ARP": lambda: ns()[:12] + b"\x08\6" + ns()[14:],
+    "RARP": lambda: ns()[:12] + b"\x80\x35" + ns()[14:],
+    "ARP in VLAN 7": lambda: who_has()[:12] + b"\x81\0\0\7" + who_has()[12:],
+    "ARP for another host": lambda: who_has(to_mac=STRANGER),
     "for another host": lambda: plain(ndp.solicitation(HOST, SOURCE, TARGET, STRANGER)),
 }
 
@@ -210,6 +224,17 @@ def test_only_solicitations_of_this_host_are_overheard(shared: Bench) -> None:
     shared.near.send(ours[:54] + b"\x88" + ours[55:])
     shared.near.send(ns(STRANGER))
     shared.near.send(ours)
+
+    assert shared.heard() == [ours]
+
+
+def test_only_arp_requests_of_this_host_are_overheard(shared: Bench) -> None:
+    """Its replies and a macvlan's requests are not for us to serve."""
+    ours = who_has(shared.near.mac)
+    shared.near.send(plain(arp.reply(HOST, shared.near.mac, shared.near.mac, TARGET4, SOURCE4)))
+    shared.near.send(who_has(STRANGER))
+    shared.near.send(ours)
+    shared.port.send(ndp.NO_OFFLOAD + ours)
 
     assert shared.heard() == [ours]
 
