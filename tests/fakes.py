@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Container
 from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from portier.core.model import (
     Bound,
@@ -24,6 +24,7 @@ from portier.core.outcome import RouteResult
 from portier.errors import KernelError
 
 _CONF = "net/ipv6/conf"
+_CONF4 = "net/ipv4/conf"
 
 
 class FakeClock:
@@ -100,8 +101,9 @@ class FakeRecord:
 class FakeKernel:
     """A kernel's links, addresses, routes, policy rules and sysctls.
 
-    As in Linux: what is on a link goes with it; ``all/forwarding`` overwrites every interface's own value
-    and the default; a route is added only where none with its destination, table and metric is.
+    As in Linux: what is on a link goes with it; ``all/forwarding``, of either family, overwrites every
+    interface's own value and the default; a route is added only where none with its destination, table and
+    metric is; an interface loses its IPv4 routes with its last IPv4 address.
     """
 
     def __init__(self, record: FakeRecord | None = None, *, force_forwarding: bool = True) -> None:
@@ -115,6 +117,8 @@ class FakeKernel:
         self.local_rule = 0
         self.forwarding = 0
         self.forwarding_default = 0
+        self.forwarding4 = 0
+        self.forwarding4_default = 0
         self.done: list[str] = []  # what was asked of it and succeeded
         self.refuse: Callable[[str], int] = lambda _operation: 0  # gives an errno to fail an operation with
         self.snapshots = 0
@@ -152,6 +156,7 @@ class FakeKernel:
             forwarding=self.forwarding_default,
             accept_ra=accept_ra,
             force_forwarding=0 if self.force_forwarding else None,
+            forwarding4=self.forwarding4_default,
         )
         if address:
             self.add_address(name, f"fe80::{index:x}/64")
@@ -180,13 +185,14 @@ class FakeKernel:
         self.host_routes = [r for r in self.host_routes if r.ifindex != index]
 
     def add_address(self, name: str, text: str, *, tentative: bool = False) -> None:
-        """Give a link an address like ``2001:db8::1/64``, and the route that comes with it."""
+        """Give a link an address like ``2001:db8::1/64`` or ``192.0.2.1/24``, and the route that comes with
+        it."""
         index = self.index(name)
-        address, _, length = text.partition("/")
-        packed = IPv6Address(address).packed
-        self.addresses.append(LinkAddress(index, packed, int(length), tentative, False, False))
-        if length != "128":
-            self.add_foreign_route(str(IPv6Network(text, strict=False)), name, protocol=2, metric=256)
+        address = ip_interface(text)
+        network = address.network
+        self.addresses.append(LinkAddress(index, address.packed, network.prefixlen, tentative, False, False))
+        if network.prefixlen != network.max_prefixlen:
+            self.add_foreign_route(str(network), name, protocol=2, metric=256 if network.version == 6 else 0)
 
     def settle_addresses(self) -> None:
         """End duplicate address detection, with success."""
@@ -195,19 +201,24 @@ class FakeKernel:
     def remove_address(self, name: str, text: str) -> None:
         """Take an address away, and the route that came with it."""
         index = self.index(name)
-        packed = IPv6Address(text.partition("/")[0]).packed
-        self.addresses = [a for a in self.addresses if (a.ifindex, a.address) != (index, packed)]
-        network = IPv6Network(text, strict=False).network_address.packed
+        address = ip_interface(text)
+        self.addresses = [a for a in self.addresses if (a.ifindex, a.address) != (index, address.packed)]
+        network = address.network.network_address.packed
         self.routes = [
             r for r in self.routes if (r.ifindex, r.destination, r.protocol) != (index, network, 2)
         ]
+        if address.version == 4 and not any(
+            a.ifindex == index and len(a.address) == 4 for a in self.addresses
+        ):
+            self.routes = [r for r in self.routes if r.ifindex != index or len(r.destination) != 4]
+            self.host_routes = [r for r in self.host_routes if r.ifindex != index or len(r.address) != 4]
 
     def add_foreign_route(
         self, network: str, name: str, *, via: str | None = None, protocol: int = 4, metric: int = 1024
     ) -> None:
         """Make a route as others make them."""
-        parsed = IPv6Network(network)
-        gateway = IPv6Address(via).packed if via else None
+        parsed = ip_network(network)
+        gateway = ip_address(via).packed if via else None
         route = KernelRoute(
             parsed.network_address.packed, parsed.prefixlen, self.index(name), gateway, 254, metric, protocol
         )
@@ -230,13 +241,14 @@ class FakeKernel:
             local_rule=self.local_rule,
             forwarding=self.forwarding,
             force_forwarding=self.force_forwarding,
+            forwarding4=self.forwarding4,
         )
 
     def add_route(self, route: HostRoute) -> RouteResult:
         """Add a host route, exclusively."""
-        self._attempt(f"add route {IPv6Address(route.address)}")
+        self._attempt(f"add route {ip_address(route.address)}")
         if route.ifindex not in self.links:
-            raise KernelError(f"add route {IPv6Address(route.address)}", "No such device", errno.ENODEV)
+            raise KernelError(f"add route {ip_address(route.address)}", "No such device", errno.ENODEV)
         for present in self.host_routes:
             if (present.address, present.table, present.metric) == (route.address, route.table, route.metric):
                 ours = present == route and route in self.record.routes()
@@ -253,7 +265,7 @@ class FakeKernel:
 
     def remove_route(self, route: HostRoute) -> None:
         """Remove a host route that is on record; that it is gone is success."""
-        self._attempt(f"remove route {IPv6Address(route.address)}")
+        self._attempt(f"remove route {ip_address(route.address)}")
         if route in self.record.routes():
             self.host_routes = [present for present in self.host_routes if present != route]
             self.record.forget_route(route)
@@ -271,30 +283,39 @@ class FakeKernel:
 
     def get_sysctl(self, path: str) -> str | None:
         """The value of a sysctl, None where there is no such thing."""
-        if path == f"{_CONF}/all/forwarding":
-            return str(self.forwarding)
-        if path == f"{_CONF}/default/forwarding":
-            return str(self.forwarding_default)
-        name, _, key = path.removeprefix(f"{_CONF}/").rpartition("/")
+        if path in self._switches():
+            return str(getattr(self, self._switches()[path]))
+        tree, name, key = path.rsplit("/", 2)
         link = next((link for link in self.links.values() if link.name == name), None)
-        value = getattr(link, key, None)
+        value = getattr(link, key + "4" * (tree == _CONF4), None)
         return None if value is None else str(value)
 
     def set_sysctl(self, path: str, value: str) -> None:
         """Write a sysctl."""
         self._attempt(f"set {path} {value}")
-        if path == f"{_CONF}/all/forwarding":
-            self.forwarding = self.forwarding_default = int(value)
-            self.links = {i: link._replace(forwarding=int(value)) for i, link in self.links.items()}
-            return
-        if path == f"{_CONF}/default/forwarding":
-            self.forwarding_default = int(value)
+        tree, name, key = path.rsplit("/", 2)
+        key += "4" * (tree == _CONF4)
+        if (switch := self._switches().get(path)) is not None:
+            setattr(self, switch, int(value))
+            if not switch.endswith("_default"):
+                setattr(self, f"{switch}_default", int(value))
+                for index, link in self.links.items():
+                    self.links[index] = link._replace(**{switch: int(value)})  # type: ignore[arg-type]
             return
         if self.get_sysctl(path) is None:
             raise KernelError(f"set {path}", "No such file or directory", errno.ENOENT)
-        name, _, key = path.removeprefix(f"{_CONF}/").rpartition("/")
         index = self.index(name)
         self.links[index] = self.links[index]._replace(**{key: int(value)})  # type: ignore[arg-type]
+
+    @staticmethod
+    def _switches() -> dict[str, str]:
+        return {
+            f"{_CONF}/all/forwarding": "forwarding",
+            f"{_CONF}/default/forwarding": "forwarding_default",
+            "net/ipv4/ip_forward": "forwarding4",
+            f"{_CONF4}/all/forwarding": "forwarding4",
+            f"{_CONF4}/default/forwarding": "forwarding4_default",
+        }
 
     def close(self) -> None:
         """Nothing is open."""
@@ -317,7 +338,7 @@ class FakeWorkers:
 
     def learn(self, address: str, ifindex: int, *, route: bool = True) -> HostRoute:
         """Learn a host, and add its route as a worker does."""
-        made = HostRoute(IPv6Address(address).packed, ifindex, 254, 4389, 135)
+        made = HostRoute(ip_address(address).packed, ifindex, 254, 4389, 135)
         self.hosts.add(made)
         if route and self.kernel is not None:
             self.kernel.add_route(made)

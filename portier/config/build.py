@@ -53,6 +53,11 @@ _NO_HOSTS = (
     (IPv6Network("ff00::/8"), "multicast addresses are never proxied"),
     (IPv6Network("::1/128"), "the loopback address is no host's on a link"),
     (IPv6Network("::/128"), "the unspecified address is no host's"),
+    (IPv4Network("169.254.0.0/16"), "link-local addresses belong to one link, and are never proxied"),
+    (IPv4Network("224.0.0.0/4"), "multicast addresses are never proxied"),
+    (IPv4Network("127.0.0.0/8"), "loopback addresses are no host's on a link"),
+    (IPv4Network("0.0.0.0/8"), "addresses that begin with 0 are no host's"),
+    (IPv4Network("240.0.0.0/4"), "reserved and broadcast addresses are no host's"),
 )
 
 # What means nothing in a mode, and why.
@@ -104,6 +109,14 @@ class At(NamedTuple):
             return [self]
         nodes, path = self.node.items, self.path
         return [At((*path, i), nodes[i], data) for i, data in enumerate(self.data) if data is not None]
+
+
+def _within(prefix: Network, other: Network) -> bool:
+    return (
+        prefix.version == other.version
+        and prefix.prefixlen >= other.prefixlen
+        and prefix.network_address in other
+    )
 
 
 Fields = dict[str, At]
@@ -373,15 +386,15 @@ class _Builder:
         prefix = self.prefix(given) if given is not None else None
         if prefix is None or given is None:
             return None
-        if isinstance(prefix, IPv4Network) or prefix is Live.UPSTREAM_IPV4:
-            self.refuse(given, "IPv4")
         for never, why in _NO_HOSTS:
-            if allow and isinstance(prefix, IPv6Network) and prefix.subnet_of(never):
+            if allow and not isinstance(prefix, Live) and _within(prefix, never):
                 self.fail(given, why)
         if "answer" in fields:
             answer = _choice(fields, "answer", answer)
             if answer is Answer.KERNEL:
                 self.refuse(fields["answer"], "answer: kernel")
+        if allow and answer is Answer.ALWAYS and prefix == IPv4Network("0.0.0.0/0"):
+            self.fail(given, "answer: always would take every IPv4 address: name the prefixes that are meant")
         host = self.host(fields["host"], prefix) if "host" in fields else None
         downstream = self.patterns(fields["downstream"]) if "downstream" in fields else {}
         askers = self.askers(fields["askers"], prefix) if "askers" in fields else ()

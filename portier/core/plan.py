@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import translate
 from functools import lru_cache
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
 from portier.core.model import (
@@ -53,6 +53,7 @@ _LEAST_MTU: Final = 1280  # RFC 8200 section 5
 
 _LINK_LOCAL: Final = "fe80::/10"
 _CONF: Final = "net/ipv6/conf"
+_CONF4: Final = "net/ipv4/conf"
 FORWARDING: Final = f"{_CONF}/all/forwarding"
 FORWARDING_DEFAULT: Final = f"{_CONF}/default/forwarding"
 
@@ -79,10 +80,14 @@ _NOTHING: Final = Recorded()
 class _Facts(NamedTuple):
     """What a group's rules say as a whole."""
 
-    live: bool  # some rule stands for the upstream's prefixes
+    live: frozenset[int]  # the versions (6, 4) of which some rule stands for the upstream's prefixes
     unasked: bool  # some rule answers without asking the host, as a port without link-layer address needs
-    always: tuple[IPv6Network, ...]
-    ipv4: bool
+    always: tuple[Network, ...]
+    versions: frozenset[int]  # that rules are of
+
+    @property
+    def ipv4(self) -> bool:
+        return 4 in self.versions
 
 
 class _GroupMemory(NamedTuple):
@@ -283,7 +288,7 @@ Step = SetSysctl | PutRule | DropRule | StartWorker | UpdateWorker | StopWorker 
 
 def _route_text(route: HostRoute, device: str) -> str:
     table = "" if route.table == 254 else f" table {route.table}"
-    return f"route {IPv6Address(route.address)}/128 dev {device}{table}"
+    return f"route {ip_address(route.address)}/{8 * len(route.address)} dev {device}{table}"
 
 
 def _rule_text(rule: PolicyRule) -> str:
@@ -396,21 +401,39 @@ class _Links:
 
 
 def _link_local(address: bytes) -> bool:
+    """fe80::/10, and 169.254.0.0/16 (RFC 3927), whose addresses belong to one link as well."""
+    if len(address) == 4:
+        return address[:2] == b"\xa9\xfe"
     return address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
 def _global(address: bytes) -> bool:
+    if len(address) == 4:
+        return 0 < address[0] < 224 and address[0] != 127 and not _link_local(address)
     return address[0] != 0xFF and not _link_local(address) and address > b"\0" * 15 + b"\1"
 
 
 def _source(addresses: Iterable[LinkAddress]) -> bytes | None:
     """Link-local before others, fresh before deprecated, and always the same one of several."""
-    best = min(((not _link_local(a.address), a.deprecated, a.address) for a in addresses), default=None)
+    best = min(
+        ((not _link_local(a.address), a.deprecated, a.address) for a in addresses if len(a.address) == 16),
+        default=None,
+    )
     return best[2] if best else None
 
 
+def _source4(addresses: Iterable[LinkAddress]) -> bytes | None:
+    """Routable before link-local, fresh before deprecated, and of several the one the kernel has first, which
+    is what it would speak from itself."""
+    found = [a for a in addresses if len(a.address) == 4 and (_global(a.address) or _link_local(a.address))]
+    best = min(found, key=lambda a: (_link_local(a.address), a.deprecated), default=None)
+    return best.address if best else None
+
+
 @lru_cache(maxsize=65536)
-def _network(address: bytes, length: int) -> IPv6Network:
+def _network(address: bytes, length: int) -> Network:
+    if len(address) == 4:
+        return IPv4Network((address, length), strict=False)
     return IPv6Network((address, length), strict=False)
 
 
@@ -424,18 +447,19 @@ def _index_routes(routes: tuple[KernelRoute, ...]) -> _Routes:
         if not length or not _global(destination):
             continue
         if gateway is None:
-            if length == 128:
+            if length == 8 * len(destination):
                 continue
             on_link.setdefault(ifindex, set()).add((destination, length))
         prefixes.setdefault(ifindex, set()).add((destination, length))
     by_link = {
-        ifindex: _Out(
-            tuple(_network(*prefix) for prefix in sorted(found)),
-            tuple(_network(*prefix) for prefix in sorted(on_link.get(ifindex, ()))),
-        )
+        ifindex: _Out(_networks(found), _networks(on_link.get(ifindex, ())))
         for ifindex, found in prefixes.items()
     }
     return _Routes(routes, by_link, frozenset(next_hops))
+
+
+def _networks(found: Iterable[tuple[bytes, int]]) -> tuple[Network, ...]:
+    return tuple(_network(*prefix) for prefix in sorted(found, key=lambda p: (len(p[0]), *p)))
 
 
 def keep(config: Config, memory: Memory) -> Config:
@@ -470,7 +494,7 @@ def desired(
     binding = memory.last
     assert binding is not None  # noqa: S101  (it is the same as something, or was made just now)
     sysctls = _Settings(snapshot, binding.links, recorded)
-    sysctls.decide(config, binding.bounds, binding.claims)
+    sysctls.decide(config, binding)
     state = State(
         workers={bound.group.name: bound for bound in binding.bounds},
         host_routes=_wanted_routes(learned, binding.bounds, snapshot, recorded),
@@ -577,19 +601,21 @@ def _quiet(priority: int, name: str) -> tuple[PolicyRule, ...]:
 def _facts(group: Group) -> _Facts:
     rules = group.rules
     return _Facts(
-        live=any(rule.prefix is Live.UPSTREAM for rule in rules),
+        live=frozenset(_version(rule) for rule in rules if isinstance(rule.prefix, Live)),
         unasked=any(rule.allow and rule.answer in {Answer.ALWAYS, Answer.ROUTED} for rule in rules),
         always=tuple(
             rule.prefix
             for rule in rules
-            if rule.allow and rule.answer is Answer.ALWAYS and isinstance(rule.prefix, IPv6Network)
+            if rule.allow and rule.answer is Answer.ALWAYS and not isinstance(rule.prefix, Live)
         ),
-        ipv4=any(_is_ipv4(rule) for rule in rules),
+        versions=frozenset(_version(rule) for rule in rules),
     )
 
 
-def _is_ipv4(rule: Rule) -> bool:
-    return rule.prefix is Live.UPSTREAM_IPV4 if isinstance(rule.prefix, Live) else rule.prefix.version == 4
+def _version(rule: Rule) -> int:
+    if isinstance(rule.prefix, Live):
+        return 4 if rule.prefix is Live.UPSTREAM_IPV4 else 6
+    return rule.prefix.version
 
 
 # Relaying takes no address; asking for hosts and saying Packet Too Big do.
@@ -629,7 +655,7 @@ class _Binder:
         active = self._upstream()
         upstream = self.ports[0] if self.ports else None
         self._downstream()
-        prefixes = upstream.on_link if upstream and self.facts.live else ()
+        prefixes = self._live(upstream) if upstream and self.facts.live else ()
         lost = self._lost(prefixes)
         bound = self._bound(prefixes, lost)
         if self.known is not None and bound is self.known.bound:
@@ -663,7 +689,7 @@ class _Binder:
         bare = next((c for c in candidates if c.reason == "no usable address"), None) if not chosen else None
         port = chosen or bare
         if port:
-            self._add(self.links.by_index[port.ifindex], Role.UPSTREAM, port.source)
+            self._add(self.links.by_index[port.ifindex], Role.UPSTREAM)
         for candidate in candidates:
             if candidate is chosen:
                 self.reports.append(candidate._replace(state="active"))
@@ -712,7 +738,7 @@ class _Binder:
                 reason = "no link-layer address: only answer routed or always can serve it"
                 report = report._replace(state="refused", reason=reason)
             elif link and (report.state == "active" or report.reason == "no usable address"):
-                self._add(link, Role.DOWNSTREAM, report.source)
+                self._add(link, Role.DOWNSTREAM)
             self.reports.append(report)
 
     # Both.
@@ -736,12 +762,15 @@ class _Binder:
             return report._replace(state="waiting", reason="down")
         if not link.carrier:
             return report._replace(state="waiting", reason="no carrier")
-        source = _source(self.links.usable(link))
+        usable = self.links.usable(link)
+        source, source4 = _source(usable), _source4(usable) if self.facts.ipv4 else None
+        # A downstream port without an IPv4 address speaks from the upstream's.
+        lent = role is Role.DOWNSTREAM and self.facts.ipv4 and any(port.source4 for port in self.ports[:1])
         if source is None and self.group.mode is Mode.RELAY:
             return report._replace(reason=_SPEECHLESS)
-        if source is None:
+        if source is None and source4 is None and not lent:
             return report._replace(state="waiting", reason="no usable address")
-        return report._replace(source=source)
+        return report._replace(source=source or source4)
 
     def _unfit(self, link: Link) -> str:
         """What keeps a link from being relayed to, whatever happens in the world; "" if nothing does."""
@@ -753,10 +782,29 @@ class _Binder:
             return f"its MTU of {link.mtu} is below {_LEAST_MTU}, the least that IPv6 takes"
         return ""
 
-    def _add(self, link: Link, role: Role, source: bytes | None) -> None:
-        own = sorted(a.address for a in self.links.usable(link) if _global(a.address))
+    def _add(self, link: Link, role: Role) -> None:
+        usable = self.links.usable(link)
+        own = sorted(a.address for a in usable if _global(a.address))
         out = self.routes.by_link.get(link.ifindex, _Out())
-        self.ports.append(Port(link.ifindex, link.name, role, link.mac, link.mtu, source, tuple(own), *out))
+        self.ports.append(
+            Port(
+                link.ifindex,
+                link.name,
+                role,
+                link.mac,
+                link.mtu,
+                _source(usable),
+                tuple(own),
+                *out,
+                _source4(usable),
+            )
+        )
+
+    def _live(self, upstream: Port) -> tuple[Network, ...]:
+        """The on-link prefixes that rules stand for."""
+        if len(self.facts.live) == 2:
+            return upstream.on_link
+        return tuple(network for network in upstream.on_link if network.version in self.facts.live)
 
     def _lost(self, prefixes: tuple[Network, ...]) -> Mapping[Network, float]:
         """The prefixes that the upstream lost within the grace time, and when."""
@@ -790,9 +838,10 @@ class _Binder:
             warnings.append(
                 f"{bound.ports[0].name} is the only port: nothing is relayed until there is another"
             )
-        if self.facts.live and not bound.live:
+        for version in sorted(self.facts.live - {network.version for network in bound.live}, reverse=True):
+            word = Live.UPSTREAM if version == 6 else Live.UPSTREAM_IPV4
             why = f"{upstream.name} has no on-link prefix" if upstream else "there is no active upstream"
-            warnings.append(f"`upstream` stands for no prefix: {why}")
+            warnings.append(f"`{word}` stands for no prefix: {why}")
         if upstream:
             warnings += [
                 f"`always` for {network} overlaps {prefix}, which is on-link on {upstream.name}: "
@@ -801,10 +850,11 @@ class _Binder:
                 for prefix in upstream.on_link
                 if network.version == prefix.version and network.overlaps(prefix)
             ]
-            if self.group.routes is None and upstream.on_link:
+            shared = [n for n in upstream.on_link if n.version in self.facts.versions]
+            if self.group.routes is None and shared:
                 warnings.append(
-                    f"`routes: false`, and {upstream.on_link[0]} is on-link on {upstream.name}: the kernel "
-                    "sends there what is for hosts behind, unless routes of yours say otherwise"
+                    f"`routes: false`, and {shared[0]} is on-link on {upstream.name}: the kernel sends there "
+                    "what is for hosts behind, unless routes of yours say otherwise"
                 )
         return tuple(warnings)
 
@@ -816,14 +866,21 @@ class _Binder:
 # -- sysctls -----------------------------------------------------------------------------------------------
 
 
-def _path(name: str, key: str) -> str:
-    return f"{_CONF}/{name}/{key}"
+def _path(name: str, key: str, tree: str = _CONF) -> str:
+    return f"{tree}/{name}/{key}"
 
 
-def _split(path: str) -> tuple[str, str]:
-    _, _, rest = path.partition(f"{_CONF}/")
-    name, _, key = rest.rpartition("/")
-    return name, key
+def _split(path: str) -> tuple[str, str, str]:
+    """The tree (net/ipv6/conf or net/ipv4/conf), the name of the interface, and the key."""
+    rest, _, key = path.rpartition("/")
+    tree, _, name = rest.rpartition("/")
+    return tree, name, key
+
+
+def _overwritten(path: str) -> bool:
+    """Whether the switch for all, IPv6's, overwrites this one."""
+    tree, name, key = _split(path)
+    return tree == _CONF and key == "forwarding" and name != "all"
 
 
 def overwritten(path: str, links: Iterable[Link]) -> tuple[str, ...]:
@@ -841,9 +898,9 @@ def _value(path: str, snapshot: Snapshot, links: Mapping[str, Link], default: st
         return str(snapshot.forwarding)
     if path == FORWARDING_DEFAULT:
         return default
-    name, key = _split(path)
+    tree, name, key = _split(path)
     link = links.get(name)
-    value: int | None = getattr(link, key, None)
+    value: int | None = getattr(link, f"{key}4" if tree == _CONF4 else key, None)
     return None if value is None else str(value)
 
 
@@ -861,9 +918,9 @@ class _Settings:
         self.renamed: list[tuple[str, str]] = []
         self.recorded = self._current_names(recorded)
 
-    def decide(self, config: Config | None, bounds: Sequence[Bound], claims: Mapping[int, str]) -> None:
+    def decide(self, config: Config | None, binding: _Binding) -> None:
         """Fill in what is wanted and what is missing, and say what becomes of the record."""
-        needed = self._needed(config, bounds, claims) if config else {}
+        needed = self._needed(config, binding) | self._needed4(binding) if config else {}
         if config and config.sysctls is Sysctls.CHECK:
             for path, value in needed.items():
                 if self._value(path) != value:
@@ -883,7 +940,7 @@ class _Settings:
         not the ones they were."""
         current = {}
         for path, values in recorded.sysctls.items():
-            name, key = _split(path)
+            tree, name, key = _split(path)
             if name in {"all", "default"}:
                 current[path] = values
                 continue
@@ -893,13 +950,15 @@ class _Settings:
                 if (now := self.links.by_index.get(then)) is None:
                     self.forget.append(path)
                     continue
-                self.renamed.append((path, _path(now.name, key)))
-                path = _path(now.name, key)  # noqa: PLW2901
+                self.renamed.append((path, _path(now.name, key, tree)))
+                path = _path(now.name, key, tree)  # noqa: PLW2901
             current[path] = values
         return current
 
-    def _needed(self, config: Config, bounds: Sequence[Bound], claims: Mapping[int, str]) -> dict[str, str]:
-        names = [port.name for bound in bounds if bound.group.mode is Mode.ROUTE for port in bound.ports]
+    def _needed(self, config: Config, binding: _Binding) -> dict[str, str]:
+        names = [
+            port.name for bound in binding.bounds if bound.group.mode is Mode.ROUTE for port in bound.ports
+        ]
         if not names:
             return {}
         by_name = self.links.by_name
@@ -915,13 +974,26 @@ class _Settings:
         for group in config.groups:
             for name in group.upstream:
                 link = by_name.get(name)
-                if link is None or claims.get(link.ifindex) != group.name:
+                if link is None or binding.claims.get(link.ifindex) != group.name:
                     continue
                 path = _path(name, "accept_ra")
                 if link.accept_ra == 1 or (link.accept_ra == 2 and path in self.recorded):
                     needed[path] = "2"
         needed[FORWARDING] = "1"
         return needed
+
+    def _needed4(self, binding: _Binding) -> dict[str, str]:
+        """IPv4 forwards what comes in by an interface if that one's own switch is on, so nothing else need
+        become a router; net.ipv4.ip_forward would overwrite all of them and turn redirects off."""
+        groups = {of.group.name for of in binding.reports if of.ipv4}
+        names = [
+            port.name
+            for bound in binding.bounds
+            if bound.group.name in groups and bound.group.mode is Mode.ROUTE
+            for port in bound.ports
+        ]
+        has = [name for name in names if self.links.by_name[name].forwarding4 is not None]
+        return {_path(name, "forwarding", _CONF4): "1" for name in has}
 
     def _restore(self) -> None:
         """Put back what is not needed any more, unless somebody else has changed it since."""
@@ -933,8 +1005,7 @@ class _Settings:
         )
         switched = self.recorded[FORWARDING][1] if putting_back else None
         for path, (old, new) in self.recorded.items():
-            name, key = _split(path)
-            own = key == "forwarding" and name != "all"
+            own = _overwritten(path)
             if path in self.want or (own and keeping):
                 continue
             value = self._value(path)
@@ -1011,14 +1082,14 @@ def _sysctl_steps(
     switch = want.get(FORWARDING)
     switched = switch is not None and FORWARDING in have and have[FORWARDING] != switch
     for path, value in want.items():
-        name, key = _split(path)
+        tree, _, key = _split(path)
         now = have.get(path)
-        if switched and switch is not None and key == "forwarding" and name != "all":
+        if switched and switch is not None and _overwritten(path):
             now = switch  # for the switch overwrites it
         if now is None or now == value:
             continue
         step = SetSysctl(path, now, value)
-        if path == FORWARDING and value == "1":
+        if value == "1" and (path == FORWARDING or (tree == _CONF4 and key == "forwarding")):
             setting.append((2, path, step))
         elif (key, value) in _SETTING:
             setting.append((_SETTING[key, value], path, step))

@@ -8,12 +8,14 @@ What the kernel does, seen on 6.18 and relied on here:
 
 - A route with the same destination, table and metric makes an exclusive add fail with EEXIST, on
   whichever device it is.  Without NLM_F_EXCL the new one is put behind it, as a route of its own (only routes
-  with a gateway become nexthops of one multipath route), and is used as soon as the first is gone.
+  with a gateway become nexthops of one multipath route), and is used as soon as the first is gone.  In IPv4
+  that takes NLM_F_APPEND: else it is put in front, and used at once.
 - Deleting by destination, device, table, metric and protocol also takes a route with a gateway; a
-  gateway of ``::`` in the request limits that to routes without.
+  gateway of ``::`` in the request limits that to routes without, in IPv4 a scope of link.
 - A policy rule is deleted by what the request names: one with Portier's number, priority and interface
   that has further selectors would be taken for Portier's.  So does an exclusive add take some of those.
-- Setting a link down flushes its routes; policy rules stay when their interface goes.
+- Setting a link down flushes its routes; policy rules stay when their interface goes.  So does an interface
+  lose all IPv4 routes with the last of its IPv4 addresses.  No event tells of an IPv4 route flushed so.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
-from socket import AF_INET6
+from socket import AF_INET, AF_INET6
 from time import monotonic, perf_counter
 from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -53,10 +55,42 @@ _RULE: Final = struct.Struct("=BBBBBBBBI")  # fib_rule_hdr: family, dst, src, to
 _NEIGHBOR: Final = struct.Struct("=B3xiHBB")  # ndmsg: family, index, state, flags, type
 _NEXTHOP: Final = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, index
 
-# The whole payload of a host route, and of its removal with a gateway of zeros behind it.
-_HOST_ROUTE: Final = struct.Struct("=BBBBBBBBI HH16s HHI HHI HHI")
-_NO_GATEWAY: Final = nl.attribute(nl.RTA_GATEWAY, bytes(16))
-_LOOKUP: Final = struct.Struct("=BBBBBBBBI HH16s")
+
+class _Family(NamedTuple):
+    """What differs between the address families in the messages about routes."""
+
+    number: int
+    bits: int
+    host_route: struct.Struct  # the whole payload of a host route
+    scope: int  # of a host route
+    no_gateway: bytes  # behind the payload of its removal, so that it takes none with a gateway
+    behind: int  # flags that put a route behind another of its destination, table and metric
+    lookup: struct.Struct
+
+
+_IPV4: Final = _Family(
+    number=AF_INET,
+    bits=32,
+    host_route=struct.Struct("=BBBBBBBBI HH4s HHI HHI HHI"),
+    scope=253,  # RT_SCOPE_LINK, which a route by a gateway cannot have
+    no_gateway=b"",
+    behind=nl.NLM_F_CREATE | nl.NLM_F_APPEND,
+    lookup=struct.Struct("=BBBBBBBBI HH4s"),
+)
+_IPV6: Final = _Family(
+    number=AF_INET6,
+    bits=128,
+    host_route=struct.Struct("=BBBBBBBBI HH16s HHI HHI HHI"),
+    scope=0,  # RT_SCOPE_UNIVERSE; IPv6 does not look at it
+    no_gateway=nl.attribute(nl.RTA_GATEWAY, bytes(16)),
+    behind=nl.NLM_F_CREATE,
+    lookup=struct.Struct("=BBBBBBBBI HH16s"),
+)
+
+
+def _family(address: bytes) -> _Family:
+    return _IPV4 if len(address) == 4 else _IPV6
+
 
 _ARPHRD_ETHER: Final = 1
 _IFF_UP: Final = 0x1
@@ -69,6 +103,7 @@ _IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_INFO_KIND: Final = 1
 _IFLA_AF_SPEC: Final = 26
+_IFLA_INET_CONF: Final = 1
 _IFLA_INET6_CONF: Final = 2
 _IFLA_EXT_MASK: Final = 29
 _SKIP_STATS: Final = 8
@@ -76,6 +111,7 @@ _SKIP_STATS: Final = 8
 _FORWARDING: Final = 0
 _ACCEPT_RA: Final = 3
 _FORCE_FORWARDING: Final = 59  # since 6.17
+_FORWARDING4: Final = 0  # and in IFLA_INET_CONF, which leaves out place 0 (IPV4_DEVCONF_* of linux/ip.h)
 
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2  # where IFA_ADDRESS is the other end's
@@ -87,7 +123,6 @@ _TENTATIVE: Final = 0x40
 
 _RTM_F_CLONED: Final = 0x200
 _RTM_F_FIB_MATCH: Final = 0x2000
-_BOOT_SCOPE: Final = 0  # RT_SCOPE_UNIVERSE; IPv6 does not look at it
 
 _FRA_DST: Final = 1
 _FRA_SRC: Final = 2
@@ -130,9 +165,9 @@ class RouteHints(Protocol):
     def count_as_own(self, makers: Collection[int]) -> None:
         """These are the protocol numbers (rtm_protocol) of Portier's routes."""
 
-    def route_versions(self) -> tuple[int, Mapping[int, int]]:
+    def route_versions(self, family: int) -> tuple[int, Mapping[int, int]]:
         """A number that changes when anything may have changed, and one for each maker (rtm_protocol)
-        whose routes have."""
+        whose routes of this address family have."""
 
 
 class _Routes(NamedTuple):
@@ -177,24 +212,13 @@ class _Cache(Generic[T]):
         return self._result
 
 
-class Kernel:
-    """A handle on the kernel of the network namespace it is made in, for one thread.
+class _RouteReader:
+    """Reads the routes of one family, as far as they may have changed."""
 
-    Everything raises `KernelError` when the kernel refuses; its message names what was tried.
-    ``monitor`` makes snapshots cheap on a machine with very many routes: without it, all are read each
-    time.
-    """
-
-    def __init__(self, record: Record, monitor: RouteHints | None = None) -> None:
-        self._record = record
+    def __init__(self, family: _Family, socket: nl.Socket, monitor: RouteHints | None) -> None:
+        self._family = family
+        self._socket = socket
         self._monitor = monitor
-        self._socket = nl.Socket()
-        if monitor is not None:
-            monitor.ignore(self._socket.portid)
-        self._closed = False
-        self._links = _Cache(_link)
-        self._addresses = _Cache(_address)
-        self._rules: _Cache[PolicyRule | _LocalRule] = _Cache(_rule)
         self._known_routes: dict[int, dict[bytes, _Entry]] = {}  # by maker, 0 all
         self._read: _Routes | None = None
         self._own: frozenset[int] = frozenset()
@@ -202,86 +226,17 @@ class Kernel:
         self._epoch = -1
         self._versions: dict[int, int] = {}
         self._read_at: dict[int, float] = {}
-        self._flat: tuple[KernelRoute, ...] = ()
-        self._tables: dict[int, tuple[float, _Table]] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the handle; once more does nothing."""
-        if not self._closed:
-            self._closed = True
-            if self._monitor is not None:
-                self._monitor.heed(self._socket.portid)
-            self._socket.close()
-
-    # -- looking
-
-    def snapshot(
-        self, protocol: int | Collection[int] = PROTOCOL, ports: Container[int] | None = None
-    ) -> Snapshot:
-        """What there is now.  ``protocol`` tells which routes and rules count as Portier's (one number,
-        or several); ``ports`` limits the routes of others to those that leave by these interfaces.
-
-        Link-local destinations, which every link has, are left out.  The routes by gateway of a routing
-        daemon (any maker but redirect, kernel, boot, static, ra, dhcp) are summed up: one default route
-        (``::/0``) for each next hop, for there may be 200,000 of them and their next hops are what
-        matters.  With a monitor these next hops are as of the last full reading.
-        """
-        own = frozenset({protocol} if isinstance(protocol, int) else protocol)
-        if self._monitor is not None:
-            self._monitor.count_as_own(own)
-        # Before the routes, because a link that comes meanwhile does no harm without its routes, and
-        # routes of an unknown link are none.
-        links = self._socket.dump(nl.RTM_GETLINK, _LINKS, self._links.parse)
-        addresses = self._socket.dump(
-            nl.RTM_GETADDR, _ADDRESS.pack(AF_INET6, 0, 0, 0, 0), self._addresses.parse
-        )
-        rules = self._read_rules()
-        read = self._routes(own)
-        forwarding = sysctl.read("net/ipv6/conf/all/forwarding")
-        return Snapshot(
-            links=links,
-            addresses=addresses,
-            routes=self._of_others(read, links, ports),
-            host_routes=frozenset().union(*(read.hosts.get(maker, ()) for maker in own)),
-            rules=frozenset(r for r in rules if isinstance(r, PolicyRule) and r.protocol in own),
-            local_rule=min((r.priority for r in rules if isinstance(r, _LocalRule)), default=0),
-            forwarding=int(forwarding or 0),
-            force_forwarding=_FORCE_FORWARDING_PATH.exists()
-            and any(link.force_forwarding is not None for link in links),
-        )
-
-    def _of_others(
-        self, read: _Routes, links: tuple[Link, ...], ports: Container[int] | None
-    ) -> tuple[KernelRoute, ...]:
-        """All routes of others as one tuple, the same as last time if they are."""
-        # What was not read anew may be of a link that is gone since; a link that is down has no routes.
-        up = {link.ifindex for link in links if link.up}
-        routes = tuple(
-            [
-                route
-                for maker in sorted(read.others)
-                for route in read.others[maker]
-                if route.ifindex in up and (ports is None or route.ifindex in ports)
-            ]
-        )
-        if routes != self._flat:
-            self._flat = routes
-        return self._flat
-
-    def _routes(self, own: frozenset[int]) -> _Routes:
+    def read(self, own: frozenset[int]) -> _Routes:
         """The routes, read as far as they may have changed.
 
         Reading 200,000 takes 0.2 s, reading those of one maker out of as many 0.03 s.  So where reading
         all is not cheap, Portier's own are read every time, another maker's after an event, and of what
         had no event one maker at a time, in turn.
         """
-        epoch, versions = self._monitor.route_versions() if self._monitor is not None else (0, {})
+        epoch, versions = (
+            self._monitor.route_versions(self._family.number) if self._monitor is not None else (0, {})
+        )
         versions = dict(versions)
         now = monotonic()
         if own != self._own:
@@ -312,7 +267,7 @@ class Kernel:
 
     def _read_routes(self, own: frozenset[int], maker: int = 0) -> _Routes:
         """All unicast routes, or those of one maker."""
-        payload = _ROUTE.pack(AF_INET6, 0, 0, 0, 0, maker, 0, nl.RTN_UNICAST, 0)
+        payload = _ROUTE.pack(self._family.number, 0, 0, 0, 0, maker, 0, nl.RTN_UNICAST, 0)
         return self._socket.dump(
             nl.RTM_GETROUTE, payload, lambda chunks: self._parse_routes(chunks, own, maker)
         )
@@ -324,6 +279,8 @@ class Kernel:
         known, seen = self._known_routes.get(only, {}), dict[bytes, _Entry]()
         detailed = PLAIN_MAKERS | own
         hops: set[bytes] = set()
+        # Behind the destination: header 28, RTA_TABLE 8, RTA_DST 4 and the address.
+        behind = 40 + self._family.bits // 8
         length_at = nl.U32.unpack_from
         for chunk in chunks:
             offset, end = 0, len(chunk)
@@ -331,9 +288,9 @@ class Kernel:
                 (length,) = length_at(chunk, offset)
                 maker = chunk[offset + 21]
                 if maker not in detailed:
-                    # What follows the destination (header 28, RTA_TABLE 8, RTA_DST 20 bytes) is the same
-                    # for all routes by one next hop.  This line runs 200,000 times.
-                    hop = chunk[offset + 56 : offset + length]
+                    # What follows the destination is the same for all routes by one next hop.  This line
+                    # runs 200,000 times.
+                    hop = chunk[offset + behind : offset + length]
                     if hop in hops and chunk[offset + 17]:
                         offset += (length + 3) & ~3
                         continue
@@ -356,6 +313,110 @@ class Kernel:
             self._known_routes.clear()
         self._known_routes[only] = seen
         return _Routes(hosts, {maker: tuple(routes) for maker, routes in others.items()})
+
+
+class Kernel:
+    """A handle on the kernel of the network namespace it is made in, for one thread.
+
+    Everything raises `KernelError` when the kernel refuses; its message names what was tried.
+    ``monitor`` makes snapshots cheap on a machine with very many routes: without it, all are read each
+    time.
+    """
+
+    def __init__(self, record: Record, monitor: RouteHints | None = None) -> None:
+        self._record = record
+        self._monitor = monitor
+        self._socket = nl.Socket()
+        if monitor is not None:
+            monitor.ignore(self._socket.portid)
+        self._closed = False
+        self._links = _Cache(_link)
+        self._addresses = [(family, _Cache(_address)) for family in (AF_INET6, AF_INET)]
+        self._flat_addresses: tuple[LinkAddress, ...] = ()
+        self._rules: _Cache[PolicyRule | _LocalRule] = _Cache(_rule)
+        self._routes = [_RouteReader(family, self._socket, monitor) for family in (_IPV6, _IPV4)]
+        self._flat: tuple[KernelRoute, ...] = ()
+        self._tables: dict[tuple[int, int], tuple[float, _Table]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the handle; once more does nothing."""
+        if not self._closed:
+            self._closed = True
+            if self._monitor is not None:
+                self._monitor.heed(self._socket.portid)
+            self._socket.close()
+
+    # -- looking
+
+    def snapshot(
+        self, protocol: int | Collection[int] = PROTOCOL, ports: Container[int] | None = None
+    ) -> Snapshot:
+        """What there is now.  ``protocol`` tells which routes and rules count as Portier's (one number,
+        or several); ``ports`` limits the routes of others to those that leave by these interfaces.
+
+        Link-local destinations, which every link has, are left out.  The routes by gateway of a routing
+        daemon (any maker but redirect, kernel, boot, static, ra, dhcp) are summed up: one default route
+        (``::/0``, ``0.0.0.0/0``) for each next hop, for there may be 200,000 of them and their next hops are
+        what matters.  With a monitor these next hops are as of the last full reading.
+        """
+        own = frozenset({protocol} if isinstance(protocol, int) else protocol)
+        if self._monitor is not None:
+            self._monitor.count_as_own(own)
+        # Before the routes, because a link that comes meanwhile does no harm without its routes, and
+        # routes of an unknown link are none.
+        links = self._socket.dump(nl.RTM_GETLINK, _LINKS, self._links.parse)
+        rules = self._read_rules()
+        read = [reader.read(own) for reader in self._routes]
+        forwarding = sysctl.read("net/ipv6/conf/all/forwarding")
+        forwarding4 = sysctl.read("net/ipv4/ip_forward")
+        return Snapshot(
+            links=links,
+            addresses=self._read_addresses(),
+            routes=self._of_others(read, links, ports),
+            host_routes=frozenset().union(*(part.hosts.get(maker, ()) for part in read for maker in own)),
+            rules=frozenset(r for r in rules if isinstance(r, PolicyRule) and r.protocol in own),
+            local_rule=min((r.priority for r in rules if isinstance(r, _LocalRule)), default=0),
+            forwarding=int(forwarding or 0),
+            force_forwarding=_FORCE_FORWARDING_PATH.exists()
+            and any(link.force_forwarding is not None for link in links),
+            forwarding4=int(forwarding4 or 0),
+        )
+
+    def _read_addresses(self) -> tuple[LinkAddress, ...]:
+        """The addresses of both families as one tuple, the same as last time if they are."""
+        parts = [
+            self._socket.dump(nl.RTM_GETADDR, _ADDRESS.pack(family, 0, 0, 0, 0), cache.parse)
+            for family, cache in self._addresses
+        ]
+        addresses = (*parts[0], *parts[1])
+        if addresses != self._flat_addresses:
+            self._flat_addresses = addresses
+        return self._flat_addresses
+
+    def _of_others(
+        self, read: list[_Routes], links: tuple[Link, ...], ports: Container[int] | None
+    ) -> tuple[KernelRoute, ...]:
+        """All routes of others as one tuple, the same as last time if they are."""
+        # What was not read anew may be of a link that is gone since; a link that is down has no routes.
+        up = {link.ifindex for link in links if link.up}
+        routes = tuple(
+            [
+                route
+                for part in read
+                for maker in sorted(part.others)
+                for route in part.others[maker]
+                if route.ifindex in up and (ports is None or route.ifindex in ports)
+            ]
+        )
+        if routes != self._flat:
+            self._flat = routes
+        return self._flat
 
     # -- host routes
 
@@ -385,7 +446,7 @@ class Kernel:
             code = self._socket.call(nl.RTM_NEWROUTE, nl.NLM_F_CREATE | nl.NLM_F_EXCL, payload)
             if code == errno.EEXIST:
                 # Most likely by the old one: then this puts the new one behind it.
-                code = self._socket.call(nl.RTM_NEWROUTE, nl.NLM_F_CREATE, payload)
+                code = self._socket.call(nl.RTM_NEWROUTE, _family(new.address).behind, payload)
                 behind = not code
             if code:
                 result = self._not_added(new, known=known, code=code)
@@ -404,7 +465,7 @@ class Kernel:
         with self._record.changing_routes:
             if not self._record.has_route(route):
                 return False
-            code = self._socket.call(nl.RTM_DELROUTE, 0, _payload(route) + _NO_GATEWAY)
+            code = self._socket.call(nl.RTM_DELROUTE, 0, _payload(route) + _family(route.address).no_gateway)
             if code not in (0, errno.ESRCH, errno.ENODEV):
                 raise self._refusal(f"remove route {_text(route)}", code)
             self._record.forget_route(route)
@@ -422,15 +483,16 @@ class Kernel:
 
     def _exists(self, route: HostRoute) -> bool:
         """Whether exactly this route is in the kernel, on-link."""
+        family = _family(route.address)
         wanted = KernelRoute(
-            route.address, 128, route.ifindex, None, route.table, route.metric, route.protocol
+            route.address, family.bits, route.ifindex, None, route.table, route.metric, route.protocol
         )
         if route.table == MAIN:
             # Cheap, and nearly always conclusive: another route is best only if its metric is lower.
             answer = self._look_up(route.address)
             if isinstance(answer, bytes) and wanted in _route(answer[nl.LENGTH :]):
                 return True
-        payload = _ROUTE.pack(AF_INET6, 0, 0, 0, 0, route.protocol, 0, nl.RTN_UNICAST, 0)
+        payload = _ROUTE.pack(family.number, 0, 0, 0, 0, route.protocol, 0, nl.RTN_UNICAST, 0)
         payload += nl.attribute(nl.RTA_TABLE, nl.U32.pack(route.table))
         payload += nl.attribute(nl.RTA_OIF, nl.U32.pack(route.ifindex))
 
@@ -491,12 +553,12 @@ class Kernel:
         no question for another table, so that is read, at most once a second, and looked up in here.
         """
         if table != MAIN:
-            return self._table(table).look_up(address)
+            return self._table(_family(address), table).look_up(address)
         answer = self._look_up(address)
         if isinstance(answer, int):
             if answer in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENOENT):
                 return 0  # no route, or one of type unreachable, prohibit or blackhole
-            raise self._refusal(f"look up {IPv6Address(address)}", answer)
+            raise self._refusal(f"look up {ip_address(address)}", answer)
         routes = _route(answer[nl.LENGTH :])
         return routes[0].ifindex if routes and routes[0].prefix_length else 0
 
@@ -516,11 +578,11 @@ class Kernel:
         return stale
 
     def _states_on(self, address: bytes, ports: list[int]) -> list[tuple[int, int]]:
-        destination = nl.attribute(_NDA_DST, address)
+        family, destination = _family(address).number, nl.attribute(_NDA_DST, address)
         found = []
         for start in range(0, len(ports), _BATCH):
             questions = [
-                _NEIGHBOR.pack(AF_INET6, ifindex, 0, 0, 0) + destination
+                _NEIGHBOR.pack(family, ifindex, 0, 0, 0) + destination
                 for ifindex in ports[start : start + _BATCH]
             ]
             for answer in self._socket.ask_all(nl.RTM_GETNEIGH, questions):
@@ -545,27 +607,28 @@ class Kernel:
                         found.append((ifindex, state))
             return found
 
-        return self._socket.dump(nl.RTM_GETNEIGH, _NEIGHBOR.pack(AF_INET6, 0, 0, 0, 0), parse)
+        return self._socket.dump(nl.RTM_GETNEIGH, _NEIGHBOR.pack(_family(address).number, 0, 0, 0, 0), parse)
 
     def _look_up(self, address: bytes) -> bytes | int:
+        family = _family(address)
+        header = (family.number, family.bits, 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH)
         return self._socket.ask(
-            nl.RTM_GETROUTE,
-            _LOOKUP.pack(AF_INET6, 128, 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH, 20, nl.RTA_DST, address),
+            nl.RTM_GETROUTE, family.lookup.pack(*header, 4 + len(address), nl.RTA_DST, address)
         )
 
-    def _table(self, table: int) -> _Table:
+    def _table(self, family: _Family, table: int) -> _Table:
         now = monotonic()
-        read_at, known = self._tables.get(table, (-_TABLE_AGE, None))
+        read_at, known = self._tables.get((family.number, table), (-_TABLE_AGE, None))
         if known is not None and now - read_at < _TABLE_AGE:
             return known
-        payload = _ROUTE.pack(AF_INET6, *[0] * 8) + nl.attribute(nl.RTA_TABLE, nl.U32.pack(table))
+        payload = _ROUTE.pack(family.number, *[0] * 8) + nl.attribute(nl.RTA_TABLE, nl.U32.pack(table))
         try:
             known = self._socket.dump(nl.RTM_GETROUTE, payload, _Table)
         except KernelError as error:
             if error.errno != errno.ENOENT:  # no such table
                 raise
             known = _Table(iter(()))
-        self._tables[table] = (now, known)
+        self._tables[family.number, table] = (now, known)
         return known
 
     def _refusal(self, operation: str, code: int) -> KernelError:
@@ -574,7 +637,7 @@ class Kernel:
 
 
 class _Table:
-    """The routes of one table, for longest-prefix lookup."""
+    """The routes of one table and family, for longest-prefix lookup."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         by_length: dict[int, dict[int, int]] = {}
@@ -589,17 +652,17 @@ class _Table:
                     found = routes[0].ifindex if routes else 0
                 else:
                     found = 0  # unreachable, blackhole and the like: nothing longer matches
-                destination = nl.attributes(body, _ROUTE.size, len(body)).get(nl.RTA_DST, bytes(16))
-                network = int.from_bytes(destination, "big") >> (128 - length)
+                destination = nl.attributes(body, _ROUTE.size, len(body)).get(nl.RTA_DST, b"")
+                network = int.from_bytes(destination, "big") >> (8 * len(destination) - length)
                 # Of the same destination the dump has the lowest metric first.
                 by_length.setdefault(length, {}).setdefault(network, found)
         self._by_length = sorted(by_length.items(), reverse=True)
 
     def look_up(self, address: bytes) -> int:
         """The outgoing interface, 0 if there is none."""
-        number = int.from_bytes(address, "big")
+        number, bits = int.from_bytes(address, "big"), 8 * len(address)
         for length, networks in self._by_length:
-            found = networks.get(number >> (128 - length))
+            found = networks.get(number >> (bits - length))
             if found is not None:
                 return found
         return 0
@@ -618,9 +681,11 @@ class _LocalRule(NamedTuple):
 
 def _payload(route: HostRoute) -> bytes:
     address, ifindex, table, metric, protocol = route
-    return _HOST_ROUTE.pack(
-        *(AF_INET6, 128, 0, 0, table if table < 256 else 0, protocol, _BOOT_SCOPE, nl.RTN_UNICAST, 0),
-        *(20, nl.RTA_DST, address),
+    family = _family(address)
+    short = table if table < 256 else 0
+    return family.host_route.pack(
+        *(family.number, family.bits, 0, 0, short, protocol, family.scope, nl.RTN_UNICAST, 0),
+        *(4 + len(address), nl.RTA_DST, address),
         *(8, nl.RTA_OIF, ifindex),
         *(8, nl.RTA_PRIORITY, metric),
         *(8, nl.RTA_TABLE, table),
@@ -650,8 +715,10 @@ def _link(body: bytes) -> Link:
     families = found.get(_IFLA_AF_SPEC, b"")
     inet6 = nl.attributes(families, 0, len(families)).get(AF_INET6, b"")
     conf = nl.attributes(inet6, 0, len(inet6)).get(_IFLA_INET6_CONF, b"")
+    inet = nl.attributes(families, 0, len(families)).get(AF_INET, b"")
+    conf4 = nl.attributes(inet, 0, len(inet)).get(_IFLA_INET_CONF, b"")
 
-    def setting(place: int) -> int | None:
+    def setting(place: int, conf: bytes = conf) -> int | None:
         return int(struct.unpack_from("=i", conf, 4 * place)[0]) if len(conf) >= 4 * place + 4 else None
 
     return Link(
@@ -667,14 +734,15 @@ def _link(body: bytes) -> Link:
         forwarding=setting(_FORWARDING),
         accept_ra=setting(_ACCEPT_RA),
         force_forwarding=setting(_FORCE_FORWARDING),
+        forwarding4=setting(_FORWARDING4, conf4),
     )
 
 
 def _address(body: bytes) -> LinkAddress | None:
-    family, length, flags, _, ifindex = _ADDRESS.unpack_from(body)
+    _, length, flags, _, ifindex = _ADDRESS.unpack_from(body)
     found = nl.attributes(body, _ADDRESS.size, len(body))
     address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
-    if family != AF_INET6 or address is None:
+    if address is None:
         return None
     if _IFA_FLAGS in found:
         (flags,) = nl.U32.unpack(found[_IFA_FLAGS])
@@ -690,14 +758,14 @@ def _address(body: bytes) -> LinkAddress | None:
 
 
 def _route(body: bytes, *, link_local: bool = False) -> tuple[KernelRoute, ...]:
-    """A unicast route, once for each nexthop; empty for others, and for link-local destinations unless
-    they are wanted."""
-    family, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(body)
-    if family != AF_INET6 or kind != nl.RTN_UNICAST or flags & _RTM_F_CLONED:
+    """A unicast route, once for each nexthop; empty for others, for those of one type of service (IPv4), and
+    for link-local destinations unless they are wanted."""
+    family, length, _, tos, table, protocol, _, kind, flags = _ROUTE.unpack_from(body)
+    if kind != nl.RTN_UNICAST or flags & _RTM_F_CLONED or tos:
         return ()
     found = nl.attributes(body, _ROUTE.size, len(body))
-    destination = found.get(nl.RTA_DST, bytes(16))
-    if length >= 10 and destination[0] == 0xFE and destination[1] & 0xC0 == 0x80 and not link_local:
+    destination = found.get(nl.RTA_DST, bytes(4 if family == AF_INET else 16))
+    if not link_local and _is_link_local(destination, length):
         return ()
     if nl.RTA_TABLE in found:
         (table,) = nl.U32.unpack(found[nl.RTA_TABLE])
@@ -710,20 +778,35 @@ def _route(body: bytes, *, link_local: bool = False) -> tuple[KernelRoute, ...]:
         return tuple(by(ifindex, gateway) for ifindex, gateway in _nexthops(found[nl.RTA_MULTIPATH]))
     if nl.RTA_OIF not in found:
         return ()
-    return (by(nl.U32.unpack(found[nl.RTA_OIF])[0], found.get(nl.RTA_GATEWAY)),)
+    return (by(nl.U32.unpack(found[nl.RTA_OIF])[0], _gateway(found)),)
+
+
+def _is_link_local(destination: bytes, length: int) -> bool:
+    if len(destination) == 4:
+        return length >= 16 and destination[:2] == b"\xa9\xfe"
+    return length >= 10 and destination[0] == 0xFE and destination[1] & 0xC0 == 0x80
+
+
+def _gateway(found: dict[int, bytes]) -> bytes | None:
+    """The gateway, which for an IPv4 route may be an IPv6 address (RFC 5549)."""
+    if nl.RTA_VIA in found:
+        return found[nl.RTA_VIA][2:]  # rtvia: the family before it
+    return found.get(nl.RTA_GATEWAY)
 
 
 def _sort(routes: tuple[KernelRoute, ...], *, ours: bool, summed: bool) -> _Entry:
     """Tell Portier's host routes from all others; where they are ``summed`` up, those by a gateway become
     default routes."""
-    if ours and len(routes) == 1 and routes[0].prefix_length == 128 and routes[0].gateway is None:
-        route = routes[0]
+    route = routes[0] if ours and len(routes) == 1 else None
+    if route and route.prefix_length == 8 * len(route.destination) and route.gateway is None:
         return _Entry(
             HostRoute(route.destination, route.ifindex, route.table, route.metric, route.protocol), ()
         )
     if summed:
         routes = tuple(
-            route._replace(destination=bytes(16), prefix_length=0) if route.gateway else route
+            route._replace(destination=bytes(len(route.destination)), prefix_length=0)
+            if route.gateway
+            else route
             for route in routes
         )
     return _Entry(None, routes)
@@ -735,7 +818,7 @@ def _nexthops(data: bytes) -> Iterator[tuple[int, bytes | None]]:
         length, _, _, ifindex = _NEXTHOP.unpack_from(data, offset)
         if length < _NEXTHOP.size:
             break
-        yield ifindex, nl.attributes(data, offset + _NEXTHOP.size, offset + length).get(nl.RTA_GATEWAY)
+        yield ifindex, _gateway(nl.attributes(data, offset + _NEXTHOP.size, offset + length))
         offset += (length + 3) & ~3
 
 
@@ -769,4 +852,5 @@ def _network(address: bytes | None, length: int) -> str:
 
 
 def _text(route: HostRoute) -> str:
-    return f"{IPv6Address(route.address)}/128 dev {route.ifindex} table {route.table} metric {route.metric}"
+    prefix = f"{ip_address(route.address)}/{8 * len(route.address)}"
+    return f"{prefix} dev {route.ifindex} table {route.table} metric {route.metric}"

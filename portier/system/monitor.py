@@ -1,4 +1,5 @@
-"""Listens to the kernel's news of links, addresses, routes and policy rules, and wakes the reconciler.
+"""Listens to the kernel's news of links, addresses, routes and policy rules, of both address families, and
+wakes the reconciler.
 
 An event is only a hint that something may have changed: it is told by its type and a few fixed offsets,
 never decoded.  What cannot matter is dropped by a socket filter inside the kernel, so that a routing
@@ -26,7 +27,8 @@ from typing import Final, Self
 from portier.system import rtnetlink as nl
 from portier.system.kernel import PLAIN_MAKERS, PROTOCOL
 
-_GROUPS: Final = (1, 9, 11, 19, 25)  # RTNLGRP_LINK, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE, _IPV6_NETCONF
+# RTNLGRP_LINK, then _IFADDR, _ROUTE, _RULE and _NETCONF of IPv4 and of IPv6.
+_GROUPS: Final = (1, 5, 7, 8, 24, 9, 11, 19, 25)
 _REASONS: Final = {
     nl.RTM_NEWLINK: "link",
     nl.RTM_DELLINK: "link",
@@ -40,6 +42,7 @@ _REASONS: Final = {
     nl.RTM_DELNETCONF: "sysctl",
 }
 _OWN: Final = frozenset({nl.RTM_NEWROUTE, nl.RTM_DELROUTE, nl.RTM_NEWRULE, nl.RTM_DELRULE})
+_FAMILY: Final = nl.LENGTH  # ifa_family, rtm_family
 _PREFIX: Final = nl.LENGTH + 1  # rtm_dst_len
 _MAKER: Final = nl.LENGTH + 5  # rtm_protocol
 _TYPE: Final = nl.LENGTH + 7  # rtm_type
@@ -71,7 +74,8 @@ class Monitor:
         self._own = set(own)
         self._makers: Collection[int] = frozenset({PROTOCOL})
         self._epoch = 0
-        self._versions: dict[int, int] = {}
+        self._versions: dict[int, dict[int, int]] = {socket.AF_INET: {}, socket.AF_INET6: {}}
+        self._flushes = 0
         self._socket = _open()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="portier-monitor", daemon=True)
@@ -109,10 +113,14 @@ class Monitor:
         """These are the protocol numbers (rtm_protocol) of Portier's routes."""
         self._makers = makers
 
-    def route_versions(self) -> tuple[int, Mapping[int, int]]:
+    def route_versions(self, family: int) -> tuple[int, Mapping[int, int]]:
         """A number that changes when any routes may have changed unnoticed, and one for each maker
-        (rtm_protocol) with every event of one of its routes."""
-        return self._epoch, dict(self._versions)
+        (rtm_protocol) with every event of one of its routes of that address family, and with every event that
+        may have flushed some in silence."""
+        versions = dict(self._versions[family])
+        if family == socket.AF_INET:
+            versions |= {maker: versions.get(maker, 0) + self._flushes for maker in PLAIN_MAKERS}
+        return self._epoch, versions
 
     # -- the thread
 
@@ -167,15 +175,22 @@ class Monitor:
             reason = _REASONS.get(kind)
             if reason is None:
                 continue
+            if reason == "link" or kind == nl.RTM_DELADDR:
+                # IPv4 routes go with their link, or with its last address, and no event tells of each.
+                self._flushes += 1
             if reason == "route":
                 if data[_TYPE] != nl.RTN_UNICAST:
                     continue
-                maker = data[_MAKER]
+                maker, family = data[_MAKER], data[_FAMILY]
+                versions = self._versions.get(family)
+                if versions is None:
+                    continue
                 if maker not in self._makers:
-                    if data[_PREFIX] == 128 and maker not in PLAIN_MAKERS:
+                    full = 32 if family == socket.AF_INET else 128
+                    if data[_PREFIX] == full and maker not in PLAIN_MAKERS:
                         continue  # without gateway: those by one never get here
                     reason = "foreign"
-                self._versions[maker] = self._versions.get(maker, 0) + 1
+                versions[maker] = versions.get(maker, 0) + 1
             reasons.add(reason)
         return reasons
 
@@ -197,7 +212,8 @@ def _open() -> socket.socket:
 def _attach_filter(listening: socket.socket) -> None:
     """Have the kernel drop the events of routes that cannot matter."""
     makers = sorted(PLAIN_MAKERS)
-    accept = 6 + len(makers) + 8
+    gateways = (nl.RTA_GATEWAY, nl.RTA_MULTIPATH, nl.RTA_VIA)
+    accept = 6 + len(makers) + 4 * len(gateways)
     drop = accept + 1
     program: list[bytes] = []
 
@@ -215,7 +231,7 @@ def _attach_filter(listening: socket.socket) -> None:
     step(_LD_BYTE, _MAKER)
     for maker in makers:
         step(_JUMP_EQUAL, maker, yes=accept)
-    for kind in (nl.RTA_GATEWAY, nl.RTA_MULTIPATH):
+    for kind in gateways:
         step(_LDX_IMMEDIATE, kind)
         step(_LD_IMMEDIATE, nl.LENGTH + 12)
         step(_LD_WORD, _FIND_ATTRIBUTE)

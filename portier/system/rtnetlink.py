@@ -31,6 +31,7 @@ NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_DUMP: Final = 0x300
 NLM_F_EXCL: Final = 0x200
 NLM_F_CREATE: Final = 0x400
+NLM_F_APPEND: Final = 0x800
 NLM_F_ACK_TLVS: Final = 0x200
 NLMSGERR_ATTR_MSG: Final = 1
 
@@ -65,6 +66,7 @@ RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
 RTA_MULTIPATH: Final = 9
 RTA_TABLE: Final = 15
+RTA_VIA: Final = 18
 
 HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port id
 LENGTH: Final = 16  # of the header

@@ -6,8 +6,8 @@ A subclass gives the fixture ``world``: an empty world whose kernel and record a
 
 from __future__ import annotations
 
-from collections.abc import Container
-from ipaddress import IPv6Address
+from collections.abc import Callable, Container
+from ipaddress import ip_address
 from typing import Protocol
 
 import pytest
@@ -17,6 +17,10 @@ from portier.core.outcome import RouteResult
 from portier.errors import KernelError
 
 CONF = "net/ipv6/conf"
+CONF4 = "net/ipv4/conf"
+
+
+HostMaker = Callable[..., HostRoute]
 
 
 class KernelUnderTest(Protocol):
@@ -27,6 +31,9 @@ class KernelUnderTest(Protocol):
 
     def add_route(self, route: HostRoute) -> RouteResult:
         """Add a host route."""
+
+    def move_route(self, old: HostRoute, new: HostRoute) -> RouteResult:
+        """Add a host route in the place of another."""
 
     def remove_route(self, route: HostRoute) -> None:
         """Remove a host route."""
@@ -83,6 +90,9 @@ class World(Protocol):
     def add_address(self, name: str, text: str) -> None:
         """Add an address like ``2001:db8::1/64``, not tentative."""
 
+    def remove_address(self, name: str, text: str) -> None:
+        """Take an address away."""
+
     def add_host_route(self, route: HostRoute) -> None:
         """Make an on-link host route of somebody else's, whatever number it bears."""
 
@@ -92,7 +102,7 @@ class World(Protocol):
 
 def packed(text: str) -> bytes:
     """An address as bytes."""
-    return IPv6Address(text).packed
+    return ip_address(text).packed
 
 
 def rule(name: str, source: str = "fe80::/10", destination: str = "") -> PolicyRule:
@@ -103,11 +113,16 @@ def rule(name: str, source: str = "fe80::/10", destination: str = "") -> PolicyR
 class KernelContract:
     """The suite."""
 
-    @staticmethod
-    def host(world: World, name: str, last: int = 5, *, metric: int = 4389, protocol: int = 135) -> HostRoute:
-        """A host route by that link."""
-        address = packed(f"2001:db8:7::{last:x}")
-        return HostRoute(address, world.index(name), 254, metric, protocol)
+    @pytest.fixture(params=["2001:db8:7::", "198.51.100."], ids=["ipv6", "ipv4"])
+    def host(self, world: World, request: pytest.FixtureRequest) -> HostMaker:
+        """Makes host routes of one address family."""
+
+        def make(name: str, last: int = 5, *, metric: int = 4389, protocol: int = 135) -> HostRoute:
+            """A host route by that link."""
+            address = packed(f"{request.param}{last}")
+            return HostRoute(address, world.index(name), 254, metric, protocol)
+
+        return make
 
     @staticmethod
     def link(world: World, name: str) -> Link:
@@ -148,6 +163,16 @@ class KernelContract:
         assert route not in snapshot.routes
         assert all(address.ifindex != index for address in snapshot.addresses)
 
+    def test_ipv4_addresses(self, world: World) -> None:
+        """IPv4 addresses are shown beside IPv6's, and the route that comes with them."""
+        world.add_link("one")
+        world.add_address("one", "192.0.2.1/24")
+        index = world.index("one")
+        snapshot = world.kernel.snapshot()
+        shown = [a for a in snapshot.addresses if len(a.address) == 4 and a.ifindex == index]
+        assert [(a.address, *a[2:]) for a in shown] == [(packed("192.0.2.1"), 24, False, False, False)]
+        assert KernelRoute(packed("192.0.2.0"), 24, index, None, 254, 0, 2) in snapshot.routes
+
     def test_routes_of_others(self, world: World) -> None:
         """Others' routes are shown with their gateway, and limited to some links when asked."""
         world.add_link("one")
@@ -159,6 +184,13 @@ class KernelContract:
         gateway = packed("2001:db8:1::2")
         by_gateway = KernelRoute(packed("2001:db8:2::"), 64, one, gateway, 254, 1024, 4)
         on_link = KernelRoute(packed("2001:db8:3::"), 64, two, None, 254, 1024, 4)
+        world.add_address("one", "192.0.2.1/24")
+        world.add_route("198.51.100.0/24", "one", via="192.0.2.2")
+        world.add_route("203.0.113.0/24", "two")
+        gateway4 = packed("192.0.2.2")
+        by_gateway4 = KernelRoute(packed("198.51.100.0"), 24, one, gateway4, 254, 1024, 4)
+        on_link4 = KernelRoute(packed("203.0.113.0"), 24, two, None, 254, 1024, 4)
+        assert {by_gateway4, on_link4} <= set(world.kernel.snapshot().routes)
         assert {by_gateway, on_link} <= set(world.kernel.snapshot().routes)
         assert on_link not in world.kernel.snapshot(135, {one}).routes
         assert by_gateway in world.kernel.snapshot(135, {one}).routes
@@ -172,10 +204,10 @@ class KernelContract:
 
     # -- host routes
 
-    def test_add_route(self, world: World) -> None:
+    def test_add_route(self, world: World, host: HostMaker) -> None:
         """A host route is added once, is shown as Portier's and not as others', and is on record."""
         world.add_link("one")
-        route = self.host(world, "one")
+        route = host("one")
         assert world.kernel.add_route(route) is RouteResult.ADDED
         assert world.record.routes() == {route}
         snapshot = world.kernel.snapshot()
@@ -184,36 +216,36 @@ class KernelContract:
         assert world.kernel.add_route(route) is RouteResult.PRESENT
         assert world.record.routes() == {route}
 
-    def test_a_foreign_route_holds_the_place(self, world: World) -> None:
+    def test_a_foreign_route_holds_the_place(self, world: World, host: HostMaker) -> None:
         """One with the same destination, table and metric, by whatever link, is neither replaced nor joined,
         and does not get on record."""
         world.add_link("one")
         world.add_link("two")
         for number in (4, 135):
-            foreign = self.host(world, "one", number, protocol=number)
+            foreign = host("one", number, protocol=number)
             world.add_host_route(foreign)
             for name in ("one", "two"):
-                ours = self.host(world, name, number)
+                ours = host(name, number)
                 assert world.kernel.add_route(ours) is RouteResult.FOREIGN
             assert world.record.routes() == frozenset()
             assert world.kernel.snapshot(number).host_routes == {foreign}
 
-    def test_a_foreign_route_of_another_metric_does_not(self, world: World) -> None:
+    def test_a_foreign_route_of_another_metric_does_not(self, world: World, host: HostMaker) -> None:
         """Routes of different metrics live side by side."""
         world.add_link("one")
-        foreign = self.host(world, "one", metric=1024, protocol=4)
+        foreign = host("one", metric=1024, protocol=4)
         world.add_host_route(foreign)
-        ours = self.host(world, "one")
+        ours = host("one")
         assert world.kernel.add_route(ours) is RouteResult.ADDED
         assert world.kernel.snapshot(4).host_routes == {foreign}
         assert world.kernel.snapshot().host_routes == {ours}
 
-    def test_remove_route(self, world: World) -> None:
+    def test_remove_route(self, world: World, host: HostMaker) -> None:
         """A route is removed, and nothing next to it; once more is success."""
         world.add_link("one")
         world.add_link("two")
-        route, other = self.host(world, "one"), self.host(world, "two", 6)
-        near = self.host(world, "one", metric=1024, protocol=4)
+        route, other = host("one"), host("two", 6)
+        near = host("one", metric=1024, protocol=4)
         world.add_host_route(near)
         world.kernel.add_route(route)
         world.kernel.add_route(other)
@@ -223,11 +255,11 @@ class KernelContract:
         assert world.kernel.snapshot(4).host_routes == {near}
         assert world.record.routes() == {other}
 
-    def test_routes_go_with_their_link(self, world: World) -> None:
+    def test_routes_go_with_their_link(self, world: World, host: HostMaker) -> None:
         """Down or deleted: its host routes are gone, and removing them is success."""
         world.add_link("one")
         world.add_link("two")
-        one, two = self.host(world, "one"), self.host(world, "two", 6)
+        one, two = host("one"), host("two", 6)
         world.kernel.add_route(one)
         world.kernel.add_route(two)
         world.set_link("one", up=False)
@@ -238,12 +270,49 @@ class KernelContract:
         world.kernel.remove_route(two)
         assert world.record.routes() == frozenset()
 
+    @pytest.mark.parametrize("name", ["one", "two"])
+    def test_a_route_moves(self, world: World, host: HostMaker, name: str) -> None:
+        """From one link to another, or to where it is already."""
+        world.add_link("one")
+        world.add_link("two")
+        old, new = host("one"), host(name)
+        world.kernel.add_route(old)
+        assert world.kernel.move_route(old, new) is (RouteResult.PRESENT if old == new else RouteResult.ADDED)
+        assert world.kernel.snapshot().host_routes == {new} == world.record.routes()
+
+    def test_a_route_does_not_move_to_where_anothers_is(self, world: World, host: HostMaker) -> None:
+        """A foreign route of the same metric holds the place, and stays."""
+        world.add_link("one")
+        world.add_link("two")
+        foreign = host("one", protocol=4)
+        world.add_host_route(foreign)
+        assert world.kernel.move_route(host("one"), host("two")) is RouteResult.FOREIGN
+        assert world.kernel.snapshot(4).host_routes == {foreign}
+        assert world.kernel.snapshot().host_routes == frozenset() == world.record.routes()
+
+    def test_ipv4_routes_go_with_the_last_address(self, world: World) -> None:
+        """When an interface loses its last IPv4 address, its other IPv4 routes go too; others' stay."""
+        world.add_link("one")
+        world.add_link("two")
+        for last in (1, 2):
+            world.add_address("one", f"192.0.2.{last}/24")
+        one = HostRoute(packed("198.51.100.5"), world.index("one"), 254, 4389, 135)
+        two, six = one._replace(ifindex=world.index("two")), one._replace(address=packed("2001:db8:7::5"))
+        two = two._replace(metric=4390)
+        for route in (one, two, six):
+            assert world.kernel.add_route(route) is RouteResult.ADDED
+        world.remove_address("one", "192.0.2.2/24")
+        assert world.kernel.snapshot().host_routes == {one, two, six}
+        world.remove_address("one", "192.0.2.1/24")
+        assert world.kernel.snapshot().host_routes == {two, six}
+
     def test_no_route_by_a_missing_link(self, world: World) -> None:
         """The kernel refuses, and nothing is left on record."""
-        route = HostRoute(packed("2001:db8:7::5"), 4242, 254, 4389, 135)
-        with pytest.raises(KernelError, match="add route 2001:db8:7::5"):
-            world.kernel.add_route(route)
-        assert world.record.routes() == frozenset()
+        for text in ("2001:db8:7::5", "198.51.100.5"):
+            route = HostRoute(packed(text), 4242, 254, 4389, 135)
+            with pytest.raises(KernelError, match=f"add route {text}"):
+                world.kernel.add_route(route)
+            assert world.record.routes() == frozenset()
 
     # -- policy rules
 
@@ -312,6 +381,20 @@ class KernelContract:
             assert world.kernel.get_sysctl(f"{CONF}/default/forwarding") == str(value)
             assert self.link(world, "one").forwarding == value
             assert self.link(world, "two").forwarding == value
+
+    def test_ipv4_forwarding(self, world: World) -> None:
+        """Each interface has its own, which net.ipv4.ip_forward overwrites, and the default with it."""
+        world.add_link("one")
+        world.add_link("two")
+        world.kernel.set_sysctl(f"{CONF4}/one/forwarding", "1")
+        assert (self.link(world, "one").forwarding4, self.link(world, "two").forwarding4) == (1, 0)
+        assert world.kernel.get_sysctl(f"{CONF4}/one/forwarding") == "1"
+        assert world.kernel.snapshot().forwarding4 == 0
+        for value in (1, 0):
+            world.kernel.set_sysctl("net/ipv4/ip_forward", str(value))
+            assert world.kernel.snapshot().forwarding4 == value
+            assert world.kernel.get_sysctl(f"{CONF4}/default/forwarding") == str(value)
+            assert {self.link(world, name).forwarding4 for name in ("one", "two")} == {value}
 
     def test_missing_sysctls(self, world: World) -> None:
         """What is not there reads as None, and cannot be written."""

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import subprocess
 from collections.abc import Iterator
-from ipaddress import IPv6Address
+from ipaddress import ip_address
 from pathlib import Path
 
 from portier.core.model import HostRoute
@@ -52,17 +52,22 @@ class RealWorld:
 
     def add_address(self, name: str, text: str) -> None:
         """Add an address that needs no duplicate address detection."""
-        ip(f"address add {text} dev {name} nodad")
+        ip(f"address add {text} dev {name}{' nodad' if ':' in text else ''}")
+
+    def remove_address(self, name: str, text: str) -> None:
+        """Take an address away."""
+        ip(f"address delete {text} dev {name}")
 
     def add_host_route(self, route: HostRoute) -> None:
         """Make a route, beside what is there."""
-        address, name = IPv6Address(route.address), socket.if_indextoname(route.ifindex)
+        address, name = ip_address(route.address), socket.if_indextoname(route.ifindex)
         numbers = f"table {route.table} metric {route.metric} protocol {route.protocol}"
-        ip(f"-6 route append {address}/128 dev {name} {numbers}")
+        ip(f"-{address.version} route append {address} dev {name} {numbers}")
 
     def add_route(self, network: str, name: str, *, via: str | None = None) -> None:
         """Make a static route."""
-        ip(f"-6 route add {network} {f'via {via}' if via else ''} dev {name} protocol static")
+        metric = "" if ":" in network else "metric 1024"  # which IPv6 gives by itself
+        ip(f"route add {network} {f'via {via}' if via else ''} dev {name} protocol static {metric}")
 
 
 @contextlib.contextmanager

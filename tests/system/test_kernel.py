@@ -541,7 +541,7 @@ def test_own_routes_are_always_read(watched: RealWorld) -> None:
 
 def test_without_news_makers_are_read_in_turn(watched: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where an event went missing, a change is seen after so many snapshots as there are makers."""
-    monkeypatch.setattr(watched.kernel._monitor, "route_versions", lambda: (0, {}))
+    monkeypatch.setattr(watched.kernel._monitor, "route_versions", lambda _family: (0, {}))
     watched.kernel.snapshot()
     monkeypatch.setattr(kernel_module, "_AGE", 0.0)
     ip("-6 route add 2001:db8:7::/64 dev one protocol static")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -45,9 +44,12 @@ class FakeWorld:
         """Add an address."""
         self.kernel.add_address(name, text)
 
+    def remove_address(self, name: str, text: str) -> None:
+        """Take an address away."""
+        self.kernel.remove_address(name, text)
+
     def add_host_route(self, route: HostRoute) -> None:
         """Make a route."""
-        assert IPv6Address(route.address)
         self.kernel.host_routes.append(route)
 
     def add_route(self, network: str, name: str, *, via: str | None = None) -> None:

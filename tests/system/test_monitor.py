@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import subprocess
 import threading
 import time
@@ -117,7 +118,7 @@ RULE = PolicyRule(1135, "one", "fe80::/10", "", 135)
         ("-6 route add unreachable 2001:db8:3::/64", set()),
         ("-6 route add 2001:db8:3::/64 via 2001:db8:1::2 dev one protocol bgp", set()),
         ("-6 route add ::7:0/112 protocol bgp nexthop via 2001:db8:1::2 nexthop via 2001:db8:1::3", set()),
-        ("address add 192.0.2.1/24 dev one", set()),
+        ("address add 192.0.2.1/24 dev one", {"address", "foreign"}),
     ],
 )  # fmt: skip
 def test_news(monitor: Monitor, wakes: Wakes, command: str, reasons: set[str]) -> None:
@@ -151,9 +152,9 @@ def test_own_changes_are_no_news(kernel: Kernel, wakes: Wakes) -> None:
 
 def test_versions_of_makers(monitor: Monitor, wakes: Wakes) -> None:
     """The version of a maker's routes changes with news of them, those of the others do not."""
-    epoch, before = monitor.route_versions()
+    epoch, before = monitor.route_versions(socket.AF_INET6)
     wakes.after(lambda: ip("-6 route add 2001:db8:3::/64 dev one protocol ra"))
-    now, after = monitor.route_versions()
+    now, after = monitor.route_versions(socket.AF_INET6)
     assert now == epoch
     assert {maker for maker in after if after[maker] != before.get(maker)} == {9}
 
@@ -171,7 +172,7 @@ def test_storm_and_loss(wakes: Wakes, monkeypatch: pytest.MonkeyPatch) -> None:
     goes on."""
     monkeypatch.setattr(monitor_module, "_BUFFER", 4096)
     with Monitor(wakes) as monitor:
-        epoch, _ = monitor.route_versions()
+        epoch, _ = monitor.route_versions(socket.AF_INET6)
         wakes.gate.clear()
         ip("link set one mtu 1450")
         assert wakes.blocked.wait(PROMPT)
@@ -179,7 +180,7 @@ def test_storm_and_loss(wakes: Wakes, monkeypatch: pytest.MonkeyPatch) -> None:
         subprocess.run(["ip", "-6", "-batch", "-"], input="\n".join(lines), text=True, check=True, timeout=20)
         wakes.gate.set()
         wakes.until("overflow")
-        assert monitor.route_versions()[0] != epoch
+        assert monitor.route_versions(socket.AF_INET6)[0] != epoch
         assert wakes.after(lambda: ip("link set one mtu 1400")) == {"link"}
 
 
