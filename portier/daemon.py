@@ -33,7 +33,8 @@ from types import FrameType
 from typing import Any, Final
 
 from portier import config as configuration
-from portier.core.model import Bound, Config
+from portier.core.mld import NOTHING_JOINED
+from portier.core.model import Bound, Config, Group
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, PortReport, Step
 from portier.core.route import RouteEngine
@@ -47,6 +48,7 @@ from portier.system import logs
 from portier.system.control import SOCKET_NAME, ControlServer, group_id
 from portier.system.kernel import Kernel
 from portier.system.monitor import Monitor
+from portier.system.multicast import Memberships
 from portier.system.packet import PacketPort
 from portier.system.record import Record
 from portier.system.service import Service
@@ -276,6 +278,7 @@ class Daemon:
             bound.group.name,
             open_port=PacketPort,
             open_kernel=self._open_kernel,
+            open_memberships=Memberships,
             make_engine=RouteEngine,
             on_event=self._events.emit,
             wake=self._wake,
@@ -340,6 +343,11 @@ class Daemon:
                 f"neighbors, for all namespaces together: sysctl -w "
                 f"net.ipv6.neigh.default.gc_thresh3={2 * group.limits.neighbors}"
             )
+        if worker is not None and (refused := worker.wires.joined.refused):
+            warnings.append(
+                f"{refused} multicast groups could not be joined ({worker.wires.joined.error}): a switch "
+                f"that snoops MLD may keep solicitations back"
+            )
         return {
             "name": group.name,
             "mode": group.mode.value,
@@ -356,6 +364,7 @@ class Daemon:
                 "error": worker.error if worker else "",
             },
             "counters": worker.counters if worker else {},
+            "multicast": _multicast(group, worker),
             "limits": asdict(group.limits),
             "warnings": warnings,
         }
@@ -553,6 +562,12 @@ def _port(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:
         "source": str(ipaddress.ip_address(port.source)) if port.source else None,
         "drops": worker.wires.drops.get(port.name, 0) if worker else 0,
     }
+
+
+def _multicast(group: Group, worker: GroupStatus | None) -> dict[str, Any]:
+    """How solicitations are drawn through switches that snoop."""
+    joined = worker.wires.joined if worker else NOTHING_JOINED
+    return {"use": group.multicast.value, **joined._asdict()}
 
 
 def _states(of: GroupReport) -> list[str]:

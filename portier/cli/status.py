@@ -96,6 +96,11 @@ def _group(group: dict[str, Any], columns: int) -> Iterator[str]:
         columns,
         indent=2,
     )
+    multicast = group["multicast"]
+    if multicast["use"] == "router":
+        yield "  multicast: advertised as a router (RFC 4286)"
+    elif group["mode"] == "route":
+        yield f"  multicast: {text.plural(multicast['members'], 'group')} joined"
     if live:
         yield from text.wrap(f"upstream prefixes: {', '.join(live)}", columns, indent=2)
     worker = group["worker"]

@@ -144,7 +144,7 @@ def build(root: Mapping, data: dict[str, Any], problems: list[Problem]) -> tuple
     inactive = []
     if any(group.announce is Announce.ON for group in built):
         inactive.append(_INACTIVE_ANNOUNCE)
-    if any(group.mode is Mode.ROUTE for group in built):
+    if any(group.mode is Mode.ROUTE and group.multicast is Multicast.GROUPS for group in built):
         inactive.append(_INACTIVE_MULTICAST)
     given = {
         "watch": top.get("watch"),
@@ -248,8 +248,6 @@ class _Builder:
         announce = Announce.OFF if mode is Mode.RELAY else _choice(fields, "announce", Announce.ON)
         if "announce" in fields and announce is not Announce.OFF:
             self.refuse(fields["announce"], f"announce: {announce}")
-        if "multicast" in fields:
-            self.refuse(fields["multicast"], "multicast")
         routes = _merged("routes", defaults, own)
         return {
             "mode": mode,

@@ -15,6 +15,7 @@ import errno
 import logging
 import math
 import os
+import random
 import select
 import threading
 from collections import deque
@@ -25,8 +26,9 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from portier.core.engine import Explanation, KernelOracle, NeighborInfo, Standing
+from portier.core.mld import NOTHING_JOINED, Joined, RouterBeacon
 from portier.core.model import Bound, Event, EventKind, HostRoute, Port
-from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult
+from portier.core.outcome import AddRoute, Join, Leave, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 
@@ -73,6 +75,22 @@ class Kernel(KernelOracle, Protocol):
 
     def close(self) -> None:
         """Close the handle."""
+
+
+class Memberships(Protocol):
+    """Multicast groups that switches are told of.  Nothing here waits or fails."""
+
+    def join(self, ifindex: int, group: bytes, /) -> None:
+        """Be a member of a group (packed) on an interface."""
+
+    def leave(self, ifindex: int, group: bytes, /) -> None:
+        """Be none any more."""
+
+    def joined(self) -> Joined:
+        """How things stand; from any thread."""
+
+    def close(self) -> None:
+        """End all memberships."""
 
 
 class Engine(Protocol):
@@ -124,11 +142,13 @@ class Engine(Protocol):
 
 class Wires(NamedTuple):
     """How a worker's ports fare.  ``drops`` are frames lost in the sockets by port name, ``unsent`` frames
-    that no link took, ``faults`` the ports that should be open and are not, with the reason."""
+    that no link took, ``faults`` the ports that should be open and are not, with the reason, ``joined`` the
+    multicast groups."""
 
     drops: dict[str, int]
     unsent: int
     faults: dict[str, str]
+    joined: Joined = NOTHING_JOINED
 
 
 class _Open:
@@ -174,8 +194,8 @@ class Worker:
     """The thread of group `name`.
 
     `open_port` makes a socket from an interface index and its link-layer address, `open_kernel` a kernel
-    handle, `make_engine` an engine that may ask that handle and never sees it fail; all three are called in
-    the worker's thread.
+    handle, `open_memberships` what joins multicast groups, `make_engine` an engine that may ask the kernel
+    handle and never sees it fail; all are called in the worker's thread.
     `on_event` is told the engine's events, `wake` that something is no longer as the reconciler left it;
     both are called from that thread and must not block.  `crashed` is called when an exception has ended
     the worker, which touches nothing any more then, and has only sockets left to close.
@@ -187,6 +207,7 @@ class Worker:
         *,
         open_port: Callable[[int, bytes], Wire],
         open_kernel: Callable[[], Kernel],
+        open_memberships: Callable[[], Memberships],
         make_engine: Callable[[KernelOracle], Engine],
         on_event: Callable[[Event], None],
         wake: Callable[[str], None],
@@ -197,6 +218,7 @@ class Worker:
         self.engine: Engine | None = None  # None before the first and after the last frame
         self._open_port = open_port
         self._open_kernel = open_kernel
+        self._open_memberships = open_memberships
         self._make_engine = make_engine
         self._on_event = on_event
         self._wake = wake
@@ -210,6 +232,8 @@ class Worker:
         self._thread = threading.Thread(target=self._main, name=f"portier-{name}", daemon=True)
         # What belongs to the thread.
         self._kernel: Kernel
+        self._memberships: Memberships | None = None
+        self._beacon = RouterBeacon(random.random)
         self._epoll: select.epoll
         self._ports: dict[int, _Open] = {}  # by file descriptor
         self._senders: dict[int, Callable[[bytes], int]] = {}  # by interface index
@@ -257,7 +281,8 @@ class Worker:
     def wires(self) -> Wires:
         """How the ports fare."""
         drops = {port.name: port.wire.drops() for port in list(self._ports.values())}
-        return Wires(drops, self._unsent, self._faults)
+        joined = self._memberships.joined() if self._memberships else NOTHING_JOINED
+        return Wires(drops, self._unsent, self._faults, joined)
 
     def stop(self, patience: float = _PATIENCE) -> bool:
         """Have the worker stop, and wait until it touches nothing any more, at most `patience` seconds;
@@ -296,10 +321,13 @@ class Worker:
             with contextlib.ExitStack() as stack:
                 self._kernel = self._open_kernel()
                 stack.callback(self._kernel.close)
+                self._memberships = self._open_memberships()
+                stack.callback(self._memberships.close)
                 self._epoll = stack.enter_context(select.epoll())
                 self._epoll.register(self._bell, select.EPOLLIN)
                 self.engine = self._make_engine(_Oracle(self._kernel))
                 self._loop(self.engine)
+                self._say(self._beacon.stop())
         except Exception as error:
             log.exception("[unexpected] worker %s ends", self.name)
             failure = error
@@ -325,13 +353,18 @@ class Worker:
         ports = self._ports
         receive = engine.receive
         carry_out = self._carry_out
+        beacon = self._beacon
         while not self._stopping:
             timeout = -1.0
-            deadline = engine.deadline
+            deadline = min(engine.deadline, beacon.deadline)
             if deadline < math.inf:
                 timeout = min(deadline - monotonic(), _LONGEST_SLEEP)
                 if timeout <= 0:
-                    carry_out(engine.tick(monotonic()))
+                    now = monotonic()
+                    if now >= beacon.deadline:
+                        carry_out(Outcome(Verdict.HEARD, sends=beacon.tick(now)))
+                    if now >= engine.deadline:
+                        carry_out(engine.tick(now))
                     timeout = 0.0
             for descriptor, _ in poll(timeout):
                 port = ports.get(descriptor)
@@ -364,7 +397,11 @@ class Worker:
             for effect in effects:
                 if isinstance(effect, RemoveRoute):
                     self._remove(effect)
-                elif isinstance(effect, AddRoute | MoveRoute):
+                elif isinstance(effect, Join):
+                    self._groups.join(effect.ifindex, effect.group)
+                elif isinstance(effect, Leave):
+                    self._groups.leave(effect.ifindex, effect.group)
+                else:
                     result = self._put(effect)
                     failed = failed or result is RouteResult.FAILED
                     self._carry_out(self._engine().settle(effect, result))
@@ -377,6 +414,12 @@ class Worker:
                 self._fail(ifindex, error)
         for event in events:
             self._on_event(event)
+
+    def _say(self, sends: Iterable[tuple[int, bytes]]) -> None:
+        """Send what nobody misses by ports that may be gone already."""
+        for ifindex, frame in sends:
+            with contextlib.suppress(OSError, KeyError):
+                self._senders[ifindex](frame)
 
     def _put(self, effect: AddRoute | MoveRoute) -> RouteResult:
         try:
@@ -424,6 +467,7 @@ class Worker:
         wanted: dict[tuple[int, bytes | None], Port] = {
             (port.ifindex, port.mac): port for port in bound.ports if port.mac is not None
         }
+        self._say(self._beacon.configure(bound, monotonic()))
         leaving = [port for port in self._ports.values() if (port.ifindex, port.mac) not in wanted]
         for port in leaving:
             self._forget(port)
@@ -478,6 +522,11 @@ class Worker:
             ports = tuple(p for p in bound.ports if p.mac is None or p.ifindex in self._senders)
             bound = replace(bound, ports=ports)
         self.running = bound
+
+    @property
+    def _groups(self) -> Memberships:
+        assert self._memberships is not None  # noqa: S101 - opened before the first frame
+        return self._memberships
 
     def _engine(self) -> Engine:
         assert self.engine is not None  # noqa: S101 - only called in the thread, which has made it

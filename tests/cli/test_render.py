@@ -59,6 +59,7 @@ HEALTHY: dict[str, Any] = {
             "ipv4": "no rule",
             "worker": {"state": "running", "restarts": 0, "error": None},
             "counters": {"eth0": {"answered": 120, "no-rule": 7}, "tap-3": {}},
+            "multicast": {"use": "groups", "members": 36, "refused": 0, "error": ""},
             "limits": {},
             "warnings": [],
         }
@@ -88,6 +89,7 @@ def test_a_healthy_status_says_so_first() -> None:
         "group guests: route, upstream eth0 of eth0, eth1",
         "no usable address",
         "3 rules, 12 neighbors, 1 pending, IPv4: no rule",
+        "multicast: 36 groups joined",
         "2001:db8:7::/64, 2001:db8:6::/64 (gone, 7 min 10 s of grace left)",
         "eth0: 120 answered, 7 no-rule",
         "learned 2001:db8:7::5 on tap-3",

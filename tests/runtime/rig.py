@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from portier.core.engine import Explanation, KernelOracle, NeighborInfo, Service, Standing
+from portier.core.mld import Joined
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
-from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.outcome import AddRoute, Join, Leave, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.rules import RuleTable
 from portier.errors import KernelError
 from portier.runtime.worker import Worker
 
+GROUP = bytes.fromhex("ff0200000000000000000001ff000005")
 MAC = {1: b"\2\0\0\0\0\1", 2: b"\2\0\0\0\0\2", 3: b"\2\0\0\0\0\3"}
 PATIENCE = 20.0  # seconds until a test gives up; far more than anything takes on a busy machine
 
@@ -94,7 +96,7 @@ class FakeWire:
     def send(self, frame: bytes, /) -> int:
         if self.send_error:
             raise OSError(self.send_error, os.strerror(self.send_error))
-        self.world.log.append(f"send {self.ifindex} {frame.decode()}")
+        self.world.log.append(f"send {self.ifindex} {frame.decode(errors='replace')}")
         self.sent.append(frame)
         return len(frame)
 
@@ -155,9 +157,29 @@ class FakeKernel:
         self.closed = True
 
 
+class FakeMemberships:
+    """Keeps what was joined."""
+
+    def __init__(self) -> None:
+        self.groups: set[tuple[int, bytes]] = set()
+        self.closed = False
+
+    def join(self, ifindex: int, group: bytes, /) -> None:
+        self.groups.add((ifindex, group))
+
+    def leave(self, ifindex: int, group: bytes, /) -> None:
+        self.groups.discard((ifindex, group))
+
+    def joined(self) -> Joined:
+        return Joined(len(self.groups), 0, "")
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class FakeEngine:
-    """Does what a frame says: ``echo``, ``learn``, ``move``, ``forget``, ``crash``, ``tick``, ``loud``,
-    ``astray``, ``known`` (answered with what the kernel says)."""
+    """Does what a frame says: ``echo``, ``learn``, ``move``, ``forget``, ``join``, ``leave``, ``crash``,
+    ``tick``, ``loud``, ``astray``, ``known`` (answered with what the kernel says)."""
 
     def __init__(self, world: World, kernel: KernelOracle | None = None) -> None:
         self.deadline = math.inf
@@ -198,6 +220,10 @@ class FakeEngine:
                 return Outcome(Verdict.ANSWERED, (MoveRoute(host_route(2), host_route(1)),), answer)
             case b"forget":
                 return Outcome(Verdict.HEARD, (RemoveRoute(host_route(2)),), answer)
+            case b"join":
+                return Outcome(Verdict.HEARD, (Join(2, GROUP), Join(1, GROUP)), answer)
+            case b"leave":
+                return Outcome(Verdict.HEARD, (Leave(1, GROUP),), answer)
             case b"crash":
                 raise ZeroDivisionError("a bug in receive")
             case b"tick":
@@ -268,6 +294,7 @@ class World:
         self.wires: list[FakeWire] = []
         self.kernels: list[FakeKernel] = []
         self.engines: list[FakeEngine] = []
+        self.memberships: list[FakeMemberships] = []
         self.events: list[Event] = []
         self.wakes: list[str] = []
         self.crashes: list[Exception] = []
@@ -282,6 +309,7 @@ class World:
             name,
             open_port=self._open_port,
             open_kernel=self._open_kernel,
+            open_memberships=self._open_memberships,
             make_engine=self._make_engine,
             on_event=self.events.append,
             wake=self.wakes.append,
@@ -324,6 +352,10 @@ class World:
         wire = FakeWire(self, ifindex, mac)
         self.wires.append(wire)
         return wire
+
+    def _open_memberships(self) -> FakeMemberships:
+        self.memberships.append(FakeMemberships())
+        return self.memberships[-1]
 
     def _open_kernel(self) -> FakeKernel:
         if self.no_kernel:

@@ -3,16 +3,31 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from portier.core.model import Bound, EventKind
+from portier.core import mld
+from portier.core.mld import Joined
+from portier.core.model import Bound, EventKind, Group, Multicast
 from portier.core.outcome import Outcome, RouteResult, Verdict
 from portier.core.rules import RuleTable
 from portier.errors import KernelError, PortierError
 from portier.runtime.worker import Worker
-from tests.runtime.rig import DOWN, GONE, MAC, NO_ROOM, World, bound, host_route, port, wait_for
+from tests.runtime.rig import (
+    DOWN,
+    GONE,
+    GROUP,
+    MAC,
+    NO_ROOM,
+    PATIENCE,
+    World,
+    bound,
+    host_route,
+    port,
+    wait_for,
+)
 
 
 @pytest.fixture
@@ -424,3 +439,41 @@ def test_calls_that_wait_hear_of_the_end(world: World) -> None:
 
     assert len(errors) == 3
     assert all("Too many open files" in error for error in errors)
+
+
+# -- multicast
+
+
+def test_groups_are_joined_and_left(world: World) -> None:
+    """What the engine wants of multicast groups is done before its answer goes out, and shown; all of it ends
+    with the worker."""
+    worker = world.started()
+    world.wire(1).arrive(b"join")
+    wait_for(lambda: b"answer" in world.wire(1).sent, "an answer")
+    (memberships,) = world.memberships
+    assert memberships.groups == {(1, GROUP), (2, GROUP)}
+    assert worker.wires().joined == Joined(2, 0, "")
+    world.wire(1).arrive(b"leave")
+    wait_for(lambda: memberships.groups == {(2, GROUP)}, "left")
+    assert not memberships.closed
+    assert worker.stop(PATIENCE)
+    assert memberships.closed
+
+
+def test_routers_are_advertised_until_the_worker_stops(world: World) -> None:
+    """`multicast: router` is the worker's own doing: each port says it at the start, and takes it back at the
+    end, while the engine's timers go on."""
+    worker = world.worker()
+    worker.start()
+    link_local = bytes.fromhex("fe80") + bytes(13) + b"\1"
+    ports = tuple(port(number)._replace(source=link_local) for number in (1, 2))
+    what = Bound(group=Group(name="guests", multicast=Multicast.ROUTER), ports=ports)
+    configure(worker, what)
+    said = [mld.advertisement(MAC[number], link_local) for number in (1, 2)]
+    wait_for(lambda: all(said[at] in world.wire(at + 1).sent for at in (0, 1)), "advertisements")
+    world.wire(1).arrive(b"tick")
+    wait_for(lambda: world.engine.ticks, "a tick")
+    configure(worker, replace(what, ports=ports[:1]))
+    assert world.wire(2).sent[-1] == mld.termination(MAC[2], link_local)
+    assert worker.stop(PATIENCE)
+    assert world.wire(1).sent[-1] == mld.termination(MAC[1], link_local)

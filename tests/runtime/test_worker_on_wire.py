@@ -13,7 +13,7 @@ from portier.runtime.supervisor import Supervisor
 from portier.runtime.worker import Worker
 from portier.system.packet import PacketPort
 from tests.cables import Plug, await_carrier, cable, ip, own_namespace
-from tests.runtime.rig import FakeKernel, World, wait_for
+from tests.runtime.rig import FakeKernel, FakeMemberships, World, wait_for
 
 LAN = IPv6Network("2001:db8:7::/64")
 ASKER = IPv6Address("2001:db8:7::99").packed
@@ -33,6 +33,7 @@ class Scene:
                 bound.group.name,
                 open_port=PacketPort,
                 open_kernel=self._open_kernel,
+                open_memberships=FakeMemberships,
                 make_engine=RouteEngine,
                 on_event=self.world.events.append,
                 wake=self.world.wakes.append,
