@@ -4,6 +4,9 @@ The thread owns the sockets of the group's ports, the engine and a kernel handle
 something of them leaves a call with it.  A worker decides nothing: what a frame means is the engine's to
 say, what ports there are the reconciler's.
 
+An engine of mode relay is handed the data too (`Relay`): every frame lies in one buffer that all ports share,
+and one of a known flow leaves from there, without having been copied.
+
 A port that cannot be opened, or that goes down, costs the group that port and nothing else: it is missing
 from `Worker.running`, which the reconciler sees.  An exception from the engine ends the worker.
 """
@@ -23,7 +26,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from time import monotonic
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from portier.core.engine import Explanation, KernelOracle, NeighborInfo, Standing
 from portier.core.mld import NOTHING_JOINED, Joined, RouterBeacon
@@ -36,6 +39,8 @@ _BATCH: Final = 64  # frames from one port before the others, the timers and the
 _PATIENCE: Final = 5.0  # seconds in which a worker does what it was told, however busy it is
 _LONGEST_SLEEP: Final = 3600.0  # what epoll can count has an end
 _GONE: Final = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV})
+_HEADERS: Final = 10 + 14 + 40  # octets of a frame: the virtio-net, Ethernet and IPv6 headers
+_LARGEST: Final = _HEADERS + 0xFFFF
 
 _T = TypeVar("_T")
 
@@ -46,9 +51,14 @@ class Wire(Protocol):
     """A port's socket.  Frames begin with a virtio-net header of 10 octets."""
 
     def recv(self) -> bytes:
-        """Take the next frame; BlockingIOError when there is none."""
+        """Take the next frame; BlockingIOError when there is none, OSError (EINVAL) for one, lost by that,
+        that cannot be handed over."""
 
-    def send(self, frame: bytes, /) -> int:
+    def into(self, buffer: bytearray) -> Callable[[], int]:
+        """Make a `recv` that puts the frame into `buffer` and returns its length, which is more than the
+        buffer's where the frame was cut."""
+
+    def send(self, frame: bytes | memoryview, /) -> int:
         """Put a frame on the link; OSError when that fails."""
 
     def fileno(self) -> int:
@@ -104,7 +114,7 @@ class Engine(Protocol):
         """Take over ports and rules."""
 
     def receive(self, ifindex: int, frame: bytes, now: float) -> Outcome:
-        """Decide on a frame."""
+        """Decide on a frame; an empty one is one that the port could not hand over whole."""
 
     def tick(self, now: float) -> Outcome:
         """Do what is due."""
@@ -140,6 +150,16 @@ class Engine(Protocol):
         """Count the targets being asked for."""
 
 
+@runtime_checkable
+class Relay(Engine, Protocol):
+    """An engine of mode relay: one that decides on data too."""
+
+    def forward(self, ifindex: int, buffer: bytearray, length: int, now: float) -> int:
+        """Where the frame in the first `length` octets of the buffer (which hold its headers up to IPv6's) is
+        one of a known flow: write its new Ethernet header, and return the interface it leaves by.  Else touch
+        nothing and return 0, and `receive` decides."""
+
+
 class Wires(NamedTuple):
     """How a worker's ports fare.  ``drops`` are frames lost in the sockets by port name, ``unsent`` frames
     that no link took, ``faults`` the ports that should be open and are not, with the reason, ``joined`` the
@@ -155,14 +175,15 @@ class _Open:
     """An open port.  ``batch`` is how many frames are tried for at once: more than one only while the last
     look found more than one, because a look in vain costs a tenth of an answer."""
 
-    __slots__ = ("batch", "ifindex", "mac", "name", "recv", "wire")
+    __slots__ = ("batch", "ifindex", "mac", "name", "recv", "recv_into", "wire")
 
-    def __init__(self, port: Port, wire: Wire) -> None:
+    def __init__(self, port: Port, wire: Wire, buffer: bytearray) -> None:
         self.ifindex = port.ifindex
         self.mac = port.mac
         self.name = port.name
         self.wire = wire
         self.recv = wire.recv
+        self.recv_into = wire.into(buffer)
         self.batch = 1
 
 
@@ -236,7 +257,8 @@ class Worker:
         self._beacon = RouterBeacon(random.random)
         self._epoll: select.epoll
         self._ports: dict[int, _Open] = {}  # by file descriptor
-        self._senders: dict[int, Callable[[bytes], int]] = {}  # by interface index
+        self._senders: dict[int, Callable[[bytes | memoryview], int]] = {}  # by interface index
+        self._buffer = bytearray()  # has room in mode relay
         self._bound: Bound | None = None
         self._faults: dict[str, str] = {}
         self._unsent = 0
@@ -351,9 +373,9 @@ class Worker:
         due timers this sleeps."""
         poll = self._epoll.poll
         ports = self._ports
-        receive = engine.receive
         carry_out = self._carry_out
         beacon = self._beacon
+        serve = self._relaying(engine) if isinstance(engine, Relay) else self._judging(engine)
         while not self._stopping:
             timeout = -1.0
             deadline = min(engine.deadline, beacon.deadline)
@@ -372,21 +394,72 @@ class Worker:
                     if descriptor == self._bell:
                         self._answer()
                     continue  # a port that was closed since
-                recv = port.recv
-                ifindex = port.ifindex
-                now = monotonic()
-                for count in range(port.batch):
-                    try:
-                        frame = recv()
-                    except BlockingIOError:
-                        port.batch = _BATCH if count > 1 else 1
-                        break
-                    except OSError as error:
+                serve(port)
+
+    def _judging(self, engine: Engine) -> Callable[[_Open], None]:
+        """What serves a port in mode route: every frame is the engine's to judge."""
+        receive = engine.receive
+        carry_out = self._carry_out
+
+        def serve(port: _Open) -> None:
+            recv = port.recv
+            ifindex = port.ifindex
+            now = monotonic()
+            for count in range(port.batch):
+                try:
+                    frame = recv()
+                except BlockingIOError:
+                    port.batch = _BATCH if count > 1 else 1
+                    return
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
                         self._lose(port, error)
-                        break
-                    carry_out(receive(ifindex, frame, now))
-                else:
-                    port.batch = _BATCH
+                        return
+                    frame = b""
+                carry_out(receive(ifindex, frame, now))
+            port.batch = _BATCH
+
+        return serve
+
+    def _relaying(self, engine: Relay) -> Callable[[_Open], None]:
+        """What serves a port in mode relay: a frame of a known flow goes out of the buffer it came into,
+        any other is the engine's to judge."""
+        forward = engine.forward
+        receive = engine.receive
+        carry_out = self._carry_out
+        senders = self._senders
+        buffer = self._buffer = bytearray(_LARGEST)
+        view = memoryview(buffer)
+
+        def serve(port: _Open) -> None:
+            recv_into = port.recv_into
+            ifindex = port.ifindex
+            now = monotonic()
+            for count in range(port.batch):
+                try:
+                    length = recv_into()
+                except BlockingIOError:
+                    port.batch = _BATCH if count > 1 else 1
+                    return
+                except OSError as error:
+                    if error.errno != errno.EINVAL:
+                        self._lose(port, error)
+                        return
+                    length = 0
+                if _HEADERS <= length <= _LARGEST:
+                    out = forward(ifindex, buffer, length, now)
+                    if out:
+                        try:
+                            senders[out](view[:length])
+                        except (OSError, KeyError) as error:
+                            self._fail(out, error)
+                        continue
+                elif length > _LARGEST:
+                    length = 0  # half a frame is none
+                carry_out(receive(ifindex, bytes(view[:length]), now))
+            port.batch = _BATCH
+
+        return serve
 
     def _carry_out(self, outcome: Outcome) -> None:
         """Do to the kernel what the engine wants, then send: a host must be reachable before others are
@@ -495,7 +568,7 @@ class Worker:
         except OSError:
             wire.close()
             raise
-        self._ports[wire.fileno()] = _Open(port, wire)
+        self._ports[wire.fileno()] = _Open(port, wire, self._buffer)
         self._senders[port.ifindex] = wire.send
 
     def _lose(self, port: _Open, error: OSError) -> None:

@@ -1,8 +1,13 @@
-"""A packet socket on one interface, and the filter that keeps everything but Neighbor Discovery and ARP out.
+"""A packet socket on one interface, and the filter that keeps out of it what is not Portier's business.
 
-The filter only separates: it runs in the kernel for every frame of the link, so data must cost a handful of
-instructions and never wake the daemon.  Whether a message is valid (hop limit, code, checksum) is the
-engine's verdict, because a verdict can be counted.  Nothing here looks into a message further than its type.
+The filter only separates: it runs in the kernel for every frame of the link.  In mode route nothing but
+Neighbor Discovery and ARP is wanted, so data must cost a handful of instructions and never wake the daemon;
+in mode relay everything IPv6 is.  Whether a message is valid (hop limit, code, checksum) is the engine's
+verdict, because a verdict can be counted.  Nothing here looks into a message further than its type.
+
+A frame travels with its virtio-net header: it says how a segment larger than the link is to be cut, and
+which checksum is still to be computed.  Sent with the header it came with, a frame is cut and completed by
+the kernel when, and only when, the link that it leaves by cannot.
 
 The socket is made without a protocol, so that it hears nothing until it is bound, and the filter is attached
 before that: no frame that the filter would refuse is ever queued.
@@ -30,8 +35,10 @@ FRAME_SIZE = 9216 + 14 + 10
 """Octets of a frame that are read: the largest jumbo MTU in use, Ethernet and virtio-net headers."""
 
 RECEIVE_BUFFER = 4 << 20  # rides out a reload of 10,000 rules at 10,000 solicitations a second
+SEND_BUFFER = 4 << 20  # of a data port: what waits for a slow link; the default holds three large segments
 
 # What the socket module does not name (linux/if_packet.h, asm-generic/socket.h).
+_SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _SO_ATTACH_FILTER = 26
 _SOL_PACKET = 263
@@ -55,6 +62,7 @@ _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION, _ICMPV6 = 0, 43, 44, 60, 58
 _EXTENSION_HEADERS = 4  # at most so many are looked behind
 _ARP_OPERATION, _ARP_REQUEST = 20, 1
 _FIRST_TYPE, _SOLICITATION, _LAST_TYPE = 133, 135, 137  # of the ND messages
+_WHOLE = 0xFFFF_FFFF  # what a filter says that cuts nothing
 
 # Classic BPF (linux/filter.h): operation codes, by what an assembler calls them.
 _CODES = {
@@ -112,16 +120,13 @@ def assemble(program: Sequence[Instruction]) -> bytes:
 
 
 def nd_filter(mac: bytes, mark: int) -> bytes:
-    """Make the filter of a port whose link-layer address is `mac` and whose own frames bear `mark`.
+    """Make the filter of a port of mode route, whose link-layer address is `mac` and whose own frames bear
+    `mark`.
 
     In come ND messages (types 133 to 137), also behind up to four extension headers, and first fragments of
-    them, which RFC 6980 has dropped and the engine counts; and ARP, whatever it says.  Out stay frames for
-    other hosts, frames tagged with a VLAN other than 0 (a priority tag belongs to the untagged link), and
-    whatever this host sends except the kernel's own solicitations and ARP requests.  Of a frame that came
-    from outside and yet bears our link-layer address only the Ethernet header comes in, by which the engine
-    tells it.
+    them, which RFC 6980 has dropped and the engine counts; and ARP, whatever it says; of those what
+    `_of_this_link` lets in.
     """
-    mac_high, mac_low = struct.unpack("!IH", mac)
     program: list[Instruction] = [
         # What most frames are is dropped first.
         ("ldh [k]", _ETHERTYPE),
@@ -158,6 +163,32 @@ def nd_filter(mac: bytes, mark: int) -> bytes:
         ("jgt", _LAST_TYPE, "drop", ""),
         ("jgt", _FIRST_TYPE - 1, "", "drop"),
         "link",
+        *_of_this_link(mac, mark, FRAME_SIZE),
+    ]
+    return assemble(program)
+
+
+def data_filter(mac: bytes, mark: int) -> bytes:
+    """Make the filter of a port of mode relay: in comes everything IPv6 that `_of_this_link` lets in."""
+    return assemble(
+        [
+            ("ldh [k]", _ETHERTYPE),
+            ("jeq", ETH_P_IPV6, "", "drop"),
+            *_of_this_link(mac, mark, _WHOLE),
+        ]
+    )
+
+
+def _of_this_link(mac: bytes, mark: int, size: int) -> list[Instruction]:
+    """The end of a filter, which takes `size` octets of an IPv6 or ARP frame that belongs to this link.
+
+    Out stay frames for other hosts, frames tagged with a VLAN other than 0 (a priority tag belongs to the
+    untagged link), and whatever this host sends except the kernel's own solicitations and ARP requests.  Of a
+    frame that came from outside and yet bears our link-layer address only the Ethernet header comes in, by
+    which the engine tells it.
+    """
+    mac_high, mac_low = struct.unpack("!IH", mac)
+    return [
         ("ld [k]", _VLAN_TAG_PRESENT),
         ("jeq", 0, "untagged", ""),
         ("ld [k]", _VLAN_TAG),
@@ -190,17 +221,17 @@ def nd_filter(mac: bytes, mark: int) -> bytes:
         ("ldh [k]", _SOURCE_MAC + 4),
         ("jeq", mac_low, "accept", "drop"),
         "accept",
-        ("ret #k", FRAME_SIZE),
+        ("ret #k", size),
         "drop",
         ("ret #k", 0),
     ]
-    return assemble(program)
 
 
 class PacketPort:
     """An open port: every frame it gives and takes begins with a virtio-net header of 10 octets.
 
-    `index` is the interface's, `mac` its link-layer address (6 octets), `mark` the SO_MARK of what is sent.
+    `index` is the interface's, `mac` its link-layer address (6 octets), `mark` the SO_MARK of what is sent,
+    `data` whether everything IPv6 comes in (mode relay), or Neighbor Discovery and ARP only.
     Nothing blocks.  Raises OSError when the interface is gone (ENODEV) or the right is missing (EPERM: it
     takes CAP_NET_RAW and CAP_NET_ADMIN in the user namespace that owns the network namespace).
 
@@ -209,13 +240,15 @@ class PacketPort:
 
     recv: Callable[[], bytes]
     """Take the next frame.  Raises BlockingIOError when there is none, OSError (ENETDOWN) once when the link
-    has gone down or away."""
-    send: Callable[[bytes], int]
+    has gone down or away, OSError (EINVAL) for a frame, lost by that, whose segmentation a virtio-net header
+    has no name for (tunnels, SCTP; UDP before Linux 6.2)."""
+    send: Callable[[bytes | memoryview], int]
     """Put a frame on the link.  Raises BlockingIOError or OSError (ENOBUFS) when the link takes no more for
-    now, OSError (ENETDOWN, ENXIO, ENODEV) when it takes nothing at all."""
+    now, OSError (EMSGSIZE) when the frame is larger than the link, OSError (EINVAL) when its virtio-net
+    header does not fit it, OSError (ENETDOWN, ENXIO, ENODEV) when the link takes nothing at all."""
     fileno: Callable[[], int]
 
-    def __init__(self, index: int, mac: bytes, mark: int = MARK) -> None:
+    def __init__(self, index: int, mac: bytes, mark: int = MARK, *, data: bool = False) -> None:
         self._drops = 0
         self._lock = threading.Lock()
         self._socket = sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -225,19 +258,28 @@ class PacketPort:
         self.fileno = sock.fileno
         try:
             sock.setblocking(False)
-            _attach(sock, nd_filter(mac, mark))
+            _attach(sock, data_filter(mac, mark) if data else nd_filter(mac, mark))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
             sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
             try:
                 sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            except PermissionError:  # only root outside may go beyond net.core.rmem_max
+                if data:
+                    sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, SEND_BUFFER)
+            except PermissionError:  # only root outside may go beyond net.core.rmem_max and wmem_max
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+                if data:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             membership = struct.pack("@iHH8s", index, _PACKET_MR_ALLMULTI, 0, b"")
             sock.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, membership)
             _bind(sock, index)
         except BaseException:
             sock.close()
             raise
+
+    def into(self, buffer: bytearray) -> Callable[[], int]:
+        """Make a `recv` that puts the next frame into `buffer`, and returns the length of the frame: where
+        that is more than the buffer has room for, the frame was cut."""
+        return partial(self._socket.recv_into, buffer, 0, socket.MSG_TRUNC)
 
     def drops(self) -> int:
         """Count the frames that were lost since the port was opened because nobody read them in time.  May

@@ -23,6 +23,7 @@ from portier.runtime.worker import Worker
 
 GROUP = bytes.fromhex("ff0200000000000000000001ff000005")
 MAC = {1: b"\2\0\0\0\0\1", 2: b"\2\0\0\0\0\2", 3: b"\2\0\0\0\0\3"}
+_REFUSED = b"refused"
 PATIENCE = 20.0  # seconds until a test gives up; far more than anything takes on a busy machine
 
 
@@ -87,18 +88,35 @@ class FakeWire:
         with contextlib.suppress(OSError):
             self._theirs.send(b"")
 
+    def refuse_next(self) -> None:
+        """A frame comes that the kernel cannot hand over."""
+        self._theirs.send(_REFUSED)
+
     def recv(self) -> bytes:
         if self.receive_error:
             raise OSError(self.receive_error, os.strerror(self.receive_error))
         self.taken += 1
-        return self.endless or self._ours.recv(4096)
+        frame = self.endless or self._ours.recv(1 << 17)
+        if frame == _REFUSED:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return frame
 
-    def send(self, frame: bytes, /) -> int:
+    def into(self, buffer: bytearray) -> Callable[[], int]:
+        def take() -> int:
+            frame = self.recv()
+            kept = frame[: len(buffer)]
+            buffer[: len(kept)] = kept
+            return len(frame)
+
+        return take
+
+    def send(self, frame: bytes | memoryview, /) -> int:
         if self.send_error:
             raise OSError(self.send_error, os.strerror(self.send_error))
-        self.world.log.append(f"send {self.ifindex} {frame.decode(errors='replace')}")
-        self.sent.append(frame)
-        return len(frame)
+        sent = bytes(frame)
+        self.world.log.append(f"send {self.ifindex} {sent.decode(errors='replace')}")
+        self.sent.append(sent)
+        return len(sent)
 
     def fileno(self) -> int:
         return self._ours.fileno()
@@ -286,6 +304,27 @@ class FakeEngine:
         return 0
 
 
+class FakeRelay(FakeEngine):
+    """Passes every frame that ``flow`` stands in behind the headers to the other port, with ``moved`` for an
+    Ethernet header; the frames that it is asked to judge are in `judged`."""
+
+    def __init__(self, world: World, kernel: KernelOracle | None = None) -> None:
+        super().__init__(world, kernel)
+        self.judged: list[bytes] = []
+
+    def forward(self, ifindex: int, buffer: bytearray, length: int, now: float) -> int:
+        assert 64 <= length <= len(buffer)
+        assert now <= time.monotonic()
+        if buffer[64:68] != b"flow":
+            return 0
+        buffer[10:24] = b"moved".ljust(14, b".")
+        return 3 - ifindex
+
+    def receive(self, ifindex: int, frame: bytes, now: float) -> Outcome:
+        self.judged.append(frame)
+        return super().receive(ifindex, frame, now)
+
+
 class World:
     """What a worker has around it, and a record of what it did to it, in order."""
 
@@ -301,6 +340,7 @@ class World:
         self.missing: dict[int, int] = {}
         self.bad_config = False
         self.no_kernel = False
+        self.relay = False
         self.workers: list[Worker] = []
 
     def worker(self, name: str = "guests", crashed: Callable[[Exception], None] | None = None) -> Worker:
@@ -365,7 +405,7 @@ class World:
 
     def _make_engine(self, kernel: KernelOracle) -> FakeEngine:
         assert self.kernels
-        self.engines.append(FakeEngine(self, kernel))
+        self.engines.append((FakeRelay if self.relay else FakeEngine)(self, kernel))
         return self.engines[-1]
 
 

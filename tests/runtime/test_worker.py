@@ -22,6 +22,7 @@ from tests.runtime.rig import (
     MAC,
     NO_ROOM,
     PATIENCE,
+    FakeRelay,
     World,
     bound,
     host_route,
@@ -219,6 +220,117 @@ def test_one_frame_at_a_time_costs_no_look_in_vain(world: World) -> None:
         wire.arrive(b"echo")
         wait_for(lambda: len(wire.sent) == number + 2, "the answer")  # noqa: B023 - called at once
     assert wire.taken <= 151
+
+
+# -- mode relay
+
+
+class Relaying:
+    """A world whose engine is one of mode relay."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        assert isinstance(world.engine, FakeRelay)
+        self.engine: FakeRelay = world.engine
+
+    def passed(self, ifindex: int) -> list[bytes]:
+        """What went out by a port, beside what `configure` sends."""
+        return self.world.wire(ifindex).sent[1:]
+
+
+@pytest.fixture
+def relay(world: World) -> Relaying:
+    world.relay = True
+    world.started()
+    return Relaying(world)
+
+
+HEAD, MOVED = b"v" * 10 + b"e" * 14, b"v" * 10 + b"moved........."
+DATA = b"i" * 40 + b"flow and what it carries"
+
+
+def test_the_data_of_a_known_flow_is_passed_on(relay: Relaying) -> None:
+    """It leaves by the port that the engine names, with the Ethernet header that the engine wrote, and is not
+    judged."""
+    relay.world.wire(1).arrive(HEAD + DATA)
+    relay.world.wire(2).arrive(HEAD + DATA + DATA)
+
+    wait_for(lambda: relay.passed(1) and relay.passed(2), "both frames")
+    assert relay.passed(2) == [MOVED + DATA]
+    assert relay.passed(1) == [MOVED + DATA + DATA]
+    assert relay.engine.judged == []
+
+
+def test_what_is_of_no_known_flow_is_judged(relay: Relaying) -> None:
+    """Whole, and free of what another frame left in the buffer."""
+    stranger = HEAD + b"i" * 40 + b"strange"
+    relay.world.wire(1).arrive(HEAD + DATA, stranger, b"echo")
+
+    wait_for(lambda: len(relay.engine.judged) == 2, "both verdicts")
+    assert relay.engine.judged == [stranger, b"echo"]
+    assert relay.passed(1) == [b"answer"] * 2
+
+
+def test_the_largest_frame_is_passed_on(relay: Relaying) -> None:
+    """A packet of the longest payload that IPv6 has without a jumbo option."""
+    largest = HEAD + DATA.ljust(40 + 0xFFFF, b"x")
+    relay.world.wire(1).arrive(largest)
+
+    wait_for(lambda: relay.passed(2), "the frame")
+    assert relay.passed(2) == [MOVED + largest[24:]]
+
+
+def test_half_a_frame_is_never_passed_on(relay: Relaying) -> None:
+    """One that does not fit the buffer, or that the socket cannot hand over, is an empty one to the engine,
+    and the port goes on."""
+    relay.world.wire(1).arrive(HEAD + DATA.ljust(40 + 0x10000, b"x"))
+    wait_for(lambda: relay.engine.judged, "the verdict on a frame that is too long")
+    relay.world.wire(1).refuse_next()
+    wait_for(lambda: len(relay.engine.judged) == 2, "the verdict on a frame that is refused")
+    relay.world.wire(1).arrive(HEAD + DATA)
+
+    wait_for(lambda: relay.passed(2), "the next frame")
+    assert relay.engine.judged == [b"", b""]
+    assert relay.world.wakes == []
+
+
+def test_a_frame_that_cannot_be_handed_over_costs_no_port(world: World) -> None:
+    """In mode route too it is a verdict, and no reason to open the port anew."""
+    worker = world.started()
+    world.wire(1).refuse_next()
+    wait_for(lambda: b"answer" in world.wire(1).sent, "the verdict")
+    world.wire(1).arrive(b"echo")
+
+    wait_for(lambda: len(world.wire(1).sent) == 3, "the next frame")
+    assert worker.running == bound()
+    assert world.wakes == []
+
+
+def test_data_that_a_link_does_not_take_is_counted(relay: Relaying) -> None:
+    """A full queue costs the frame and nothing else; a link that is gone costs its port."""
+    worker = relay.world.workers[0]
+    relay.world.wire(2).send_error = NO_ROOM
+    relay.world.wire(1).arrive(HEAD + DATA, HEAD + DATA)
+    wait_for(lambda: worker.wires().unsent == 2, "the count")
+    assert worker.running == bound()
+
+    relay.world.wire(2).send_error = DOWN
+    relay.world.wire(1).arrive(HEAD + DATA)
+    wait_for(lambda: relay.world.wakes == ["port"], "the reconciler is woken")
+    assert worker.running == bound(port(1))
+    assert worker.wires().unsent == 3
+
+
+def test_a_flood_of_data_starves_nobody(relay: Relaying) -> None:
+    """While data never runs dry on one port, the others' frames, the timers and the reconciler have their
+    turn."""
+    relay.world.wire(1).flood(HEAD + DATA)
+    relay.world.wire(2).arrive(b"echo", b"tick")
+
+    wait_for(lambda: relay.engine.ticks, "the tick")
+    assert relay.engine.judged == [b"echo", b"tick"]
+    configure(relay.world.workers[0], bound(port(2)))
+    assert relay.world.workers[0].running == bound(port(2))
 
 
 # -- ports

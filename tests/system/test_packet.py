@@ -1,4 +1,5 @@
 import json
+import random
 import socket
 import struct
 import subprocess
@@ -103,17 +104,23 @@ def bench() -> Iterator[Bench]:
     yield from make_bench()
 
 
-def make_bench() -> Iterator[Bench]:
+@pytest.fixture(scope="module")
+def data() -> Iterator[Bench]:
+    """A bench whose port is one of mode relay."""
+    yield from make_bench(data=True)
+
+
+def make_bench(*, data: bool = False) -> Iterator[Bench]:
     with own_namespace():
         near, far = cable("near", "far")
-        port = PacketPort(near.index, near.mac)
+        port = PacketPort(near.index, near.mac, data=data)
         yield Bench(port, near, far)
         port.close()
         near.close()
         far.close()
 
 
-ACCEPTED = {
+ACCEPTED: dict[str, Callable[[], bytes]] = {
     "router solicitation": lambda: of_type(133),
     "router advertisement": lambda: of_type(134),
     "solicitation": ns,
@@ -155,7 +162,7 @@ def test_nd_comes_in(shared: Bench, frame: Callable[[], bytes]) -> None:
     assert shared.heard() == [untagged]
 
 
-REFUSED = {
+REFUSED: dict[str, Callable[[], bytes]] = {
     "echo request": lambda: of_type(128),
     "MLD report": lambda: of_type(143),
     "type 132": lambda: of_type(132),
@@ -187,6 +194,76 @@ def test_everything_else_stays_out(shared: Bench, frame: Callable[[], bytes]) ->
     shared.far.send(frame())
 
     assert shared.heard() == []
+
+
+DATA = {
+    name: frame
+    for name, frame in (ACCEPTED | REFUSED).items()
+    if not name.startswith(("VLAN", "IPv4", "for another")) and "ARP" not in name
+}
+DATA |= {
+    "multicast": lambda: bytes.fromhex("3333000000fb") + behind(last=UDP)[6:],
+    "fewer octets than an IPv6 header": lambda: ns()[:40],
+    "no IPv6 in it": lambda: ns()[:14] + b"\x45" + bytes(60),
+}
+
+
+@pytest.mark.parametrize("frame", DATA.values(), ids=DATA)
+def test_everything_ipv6_comes_in_as_data(data: Bench, frame: Callable[[], bytes]) -> None:
+    """In mode relay what comes over the link is for the engine to judge, well formed or not."""
+    sent = frame()
+    data.far.send(sent)
+
+    untagged = sent[:12] + sent[16:] if sent[12:14] == b"\x81\0" else sent
+    assert data.heard() == [untagged]
+
+
+@pytest.mark.parametrize("name", [name for name in ACCEPTED | REFUSED if name not in DATA])
+def test_what_is_not_of_the_link_stays_out_as_data(data: Bench, name: str) -> None:
+    """Other protocols, other hosts' frames and other VLANs are no more welcome in mode relay."""
+    data.far.send((ACCEPTED | REFUSED)[name]())
+
+    assert data.heard() == []
+
+
+def test_garbage_never_comes_in_as_data(data: Bench) -> None:
+    """Whatever the octets are: what comes in has the Ethertype of IPv6 and is whole."""
+    generator = random.Random(4389)
+    sent = []
+    for number in range(500):
+        frame = data.near.mac + HOST + generator.randbytes(generator.randrange(2, 200))
+        if number % 2:
+            frame = frame[:12] + b"\x86\xdd" + frame[14:]
+        data.far.send(frame)
+        if frame[12:14] == b"\x86\xdd":
+            sent.append(frame)
+
+    assert data.heard() == sent
+
+
+def test_own_address_from_outside_is_cut_as_data(data: Bench) -> None:
+    """A frame that bears our address but is not ours comes in as its header alone, to be counted."""
+    udp = behind(last=UDP)
+    data.far.send(udp[:6] + data.near.mac + udp[12:])
+
+    assert data.heard() == [ns(data.near.mac)[:ETHERNET]]
+
+
+def test_of_own_data_only_the_kernels_solicitations_are_overheard(data: Bench) -> None:
+    """What this host sends, by its own stack or by Portier, is not relayed."""
+    ours = ns(data.near.mac)
+    beside = Plug("near", mark=MARK)
+    for frame in (ours, behind(last=UDP, frame=ours)):
+        data.port.send(ndp.NO_OFFLOAD + frame)
+        beside.send(frame)
+    beside.close()
+    data.near.send(behind(last=UDP, frame=ours))
+    data.near.send(behind(options(OPTIONS), frame=ours))
+    data.near.send(of_type(136)[:6] + data.near.mac + of_type(136)[12:])
+    data.near.send(ns(STRANGER))
+    data.near.send(ours)
+
+    assert data.heard() == [ours]
 
 
 def test_unicast_to_us_comes_in(shared: Bench) -> None:
@@ -269,6 +346,59 @@ def test_sent_frames_arrive(bench: Bench) -> None:
     assert bench.port.send(answer) == len(answer)
 
     assert bench.far.receive() == plain(answer)
+
+
+def segment(payload: int, size: int, kind: int = 4) -> bytes:
+    """A TCP segment as a local peer hands it over: to be cut into pieces of `size` octets, its checksum
+    unfinished.  `kind` is that of its segmentation (linux/virtio_net.h)."""
+    tcp = struct.pack("!HHIIBBHHH", 5000, 80, 1, 1, 5 << 4, 0x18, 8192, 0, 0)
+    header = struct.pack("=BBHHHH", 1, kind, 74, size, 54, 16)
+    ip6 = struct.pack("!IHBB", 6 << 28, len(tcp) + payload, TCP, 64) + SOURCE + TARGET
+    return header + ns()[:14] + ip6 + tcp + bytes(range(256)) * (payload // 256) + bytes(payload % 256)
+
+
+def with_headers(plug: Plug) -> socket.socket:
+    """A socket at a plug whose frames have virtio-net headers."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.setsockopt(packet._SOL_PACKET, packet._PACKET_VNET_HDR, 1)
+    sock.bind((plug.name, packet.ETH_P_IPV6))
+    sock.settimeout(20)
+    return sock
+
+
+def test_a_large_segment_travels_with_its_header(data: Bench) -> None:
+    """Into the buffer in one piece, with what is still to be done to it, and out again as it came."""
+    buffer = bytearray(1 << 17)
+    take = data.port.into(buffer)
+    sent = segment(60_000, 1400)
+    with with_headers(data.far) as far:
+        far.send(sent)
+        length = take()
+        assert bytes(buffer[:length]) == sent
+
+        buffer[10:22] = STRANGER + data.near.mac
+        assert data.port.send(memoryview(buffer)[:length]) == len(sent)
+        assert far.recv(1 << 17) == sent[:10] + STRANGER + data.near.mac + sent[22:]
+
+
+def test_a_frame_that_is_cut_shows_its_length(data: Bench) -> None:
+    """Half a frame cannot be taken for a whole one."""
+    buffer = bytearray(1000)
+    take = data.port.into(buffer)
+    data.far.send(ns() + bytes(1200))
+
+    assert take() == ndp.VNET_HEADER + len(ns()) + 1200
+    assert buffer[ndp.VNET_HEADER :] == (ns() + bytes(1200))[: 1000 - ndp.VNET_HEADER]
+    with pytest.raises(BlockingIOError):
+        take()
+
+
+def test_what_a_link_does_not_take_is_an_error(data: Bench) -> None:
+    """A frame larger than the link, and one whose virtio-net header speaks of more than there is."""
+    with pytest.raises(OSError, match="Message too long"):
+        data.port.send(ndp.NO_OFFLOAD + ns() + bytes(1500))
+    with pytest.raises(OSError, match="Invalid argument"):
+        data.port.send(segment(3000, 1400)[:60])
 
 
 def test_nothing_to_receive(shared: Bench) -> None:
