@@ -33,8 +33,10 @@ from types import FrameType
 from typing import Any, Final
 
 from portier import config as configuration
+from portier.core.engine import Service as PortService
+from portier.core.engine import Standing
 from portier.core.mld import NOTHING_JOINED
-from portier.core.model import Bound, Config, Group
+from portier.core.model import Bound, Config, Event, EventKind, Group, Mode
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, PortReport, Step
 from portier.core.route import RouteEngine
@@ -103,6 +105,7 @@ class Daemon:
         self._refreshed = -math.inf
         self._round_seen = 0
         self._applied = 0  # generation of the configuration
+        self._news = False  # from an engine, of what may degrade the daemon without a round
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -189,7 +192,7 @@ class Daemon:
             if select.select([self._bell], [], [], timeout)[0]:
                 with contextlib.suppress(BlockingIOError):
                     self._bell.recv(4096)
-            if self._refresh_at == math.inf and self._reconciler.rounds != self._round_seen:
+            if self._refresh_at == math.inf and (self._news or self._reconciler.rounds != self._round_seen):
                 self._refresh_at = self._refreshed + _REFRESH
             while self._signals:
                 number = self._signals.pop(0)
@@ -216,7 +219,7 @@ class Daemon:
 
     def _refresh(self) -> None:
         """Tell the service manager and the log how things stand, when that has changed."""
-        self._round_seen = self._reconciler.rounds
+        self._round_seen, self._news = self._reconciler.rounds, False
         self._refreshed, self._refresh_at = time.monotonic(), math.inf
         settings = self._reconciler.settings
         if settings.generation != self._applied:
@@ -280,16 +283,22 @@ class Daemon:
             open_kernel=self._open_kernel,
             open_memberships=Memberships,
             make_engine=RouteEngine,
-            on_event=self._events.emit,
+            on_event=self._hear,
             wake=self._wake,
             crashed=crashed,
         )
+
+    def _hear(self, event: Event) -> None:
+        """Take an event of a worker's, in its thread."""
+        self._news = self._news or event.kind in {EventKind.LOOP, EventKind.ROUTER}
+        self._events.emit(event)
 
     def _control_server(self) -> ControlServer:
         routes: dict[tuple[str, str], Callable[..., object]] = {
             ("GET", "/v1/status"): self.status,
             ("GET", "/v1/neighbors"): self.neighbors,
             ("GET", "/v1/explain"): self.explain,
+            ("POST", "/v1/lift"): self.lift,
             ("POST", "/v1/reload"): self.reload,
             ("POST", "/v1/plan"): self.plan,
         }
@@ -337,7 +346,7 @@ class Daemon:
         group = of.group
         limit = _neighbor_limit()
         warnings = list(of.warnings)
-        if limit is not None and group.limits.neighbors > limit:
+        if group.mode is Mode.ROUTE and limit is not None and group.limits.neighbors > limit:
             warnings.append(
                 f"limits.neighbors is {group.limits.neighbors}, but this kernel keeps at most {limit} IPv6 "
                 f"neighbors, for all namespaces together: sysctl -w "
@@ -357,7 +366,7 @@ class Daemon:
             "rules": len(group.rules),
             "neighbors": worker.neighbors if worker else 0,
             "pending": worker.pending if worker else 0,
-            "ipv4": "" if of.ipv4 else "no rule",
+            "ipv4": "not relayed" if group.mode is Mode.RELAY else "" if of.ipv4 else "no rule",
             "worker": {
                 "state": worker.state if worker else "waiting",
                 "restarts": worker.restarts if worker else 0,
@@ -386,6 +395,13 @@ class Daemon:
                 yield f"group {name}: its worker crashed and is restarted: {worker.error}"
             for port, why in worker.wires.faults.items():
                 yield f"group {name}: port {port}: {why}"
+            for found in of.ports:
+                held = _standing(found, worker)
+                if held is not None and held.service is PortService.HOLD_DOWN:
+                    yield (
+                        f"group {name}: {found.name} is in hold-down: {held.reason}{_offender(held)}; "
+                        f"when that is put right, `portier lift {found.name}`"
+                    )
             if worker.neighbors >= most:
                 yield f"group {name}: its table is full, limits.neighbors is {most}"
         yield from self._reconciler.last.errors
@@ -405,6 +421,27 @@ class Daemon:
             for name, hosts in self._supervisor.neighbors().items()
             for host in hosts
         ]
+
+    def lift(self, port: str) -> dict[str, Any]:
+        """End the hold-down of a port, for `portier lift`."""
+        why = f"no group names {port} or matches it"
+        workers = self._supervisor.status()
+        for of in self._reconciler.report.groups:
+            for found in of.ports:
+                if found.name != port:
+                    continue
+                name = of.group.name
+                if of.group.mode is not Mode.RELAY:
+                    raise Refused(
+                        f"{port} is a port of group {name}, in mode route: nothing is held down there"
+                    )
+                standing = _standing(found, workers.get(name))
+                if standing is not None and standing.service is PortService.HOLD_DOWN:
+                    self._supervisor.lift(name, found.ifindex)
+                    return {"version": 1, "group": name, "port": port, "was": _relay(standing)}
+                state = standing.service if standing else f"{found.state}, {found.reason}"
+                why = f"{port} is a port of group {name}, and is not in hold-down: {state}"
+        raise Refused(why)
 
     def reload(self, config: str | None = None) -> dict[str, Any]:
         """Load the configuration, wait for the round that applies it, for `portier reload`."""
@@ -552,6 +589,7 @@ def _port(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:
     state, reason = port.state, port.reason
     if worker is not None and (fault := worker.wires.faults.get(port.name)) is not None:
         state, reason = "waiting", fault
+    standing = _standing(port, worker)
     return {
         "name": port.name,
         "role": port.role.value,
@@ -561,6 +599,30 @@ def _port(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:
         "mac": port.mac.hex(":") if port.mac else None,
         "source": str(ipaddress.ip_address(port.source)) if port.source else None,
         "drops": worker.wires.drops.get(port.name, 0) if worker else 0,
+        "relay": _relay(standing) if standing else None,
+    }
+
+
+def _standing(port: PortReport, worker: GroupStatus | None) -> Standing | None:
+    """The part that a port takes in mode relay, None where it takes none."""
+    standings = worker.standings if worker is not None else ()
+    return next((standing for standing in standings if standing.ifindex == port.ifindex), None)
+
+
+def _offender(standing: Standing) -> str:
+    """`` (fe80::1, 02:00:00:00:00:01)``, as far as it is known."""
+    who = [str(ipaddress.ip_address(standing.offender))] if standing.offender else []
+    who += [standing.mac.hex(":")] if standing.mac else []
+    return f" ({', '.join(who)})" if who else ""
+
+
+def _relay(standing: Standing) -> dict[str, Any]:
+    return {
+        "service": standing.service.value,
+        "reason": standing.reason,
+        "offender": str(ipaddress.ip_address(standing.offender)) if standing.offender else None,
+        "mac": standing.mac.hex(":") if standing.mac else None,
+        "left": standing.left if standing.left < math.inf else None,
     }
 
 

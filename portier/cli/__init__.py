@@ -32,6 +32,7 @@ COMMANDS = {
     "neighbors": "list the hosts known",
     "explain": "say why an address is answered for, or is not",
     "reload": "have the daemon read its configuration again, and wait for the outcome",
+    "lift": "end the hold-down of a port (mode relay)",
     "cleanup": "remove from the kernel all that a dead daemon left there",
     "schema": "print the JSON Schema of the configuration",
     "demo": "show it work, in a lab of namespaces that touches nothing",
@@ -171,4 +172,5 @@ def _parser() -> argparse.ArgumentParser:
     made["status"].add_argument("--strict", action="store_true", help="waiting ports count as degraded")
     made["explain"].add_argument("address", metavar="ADDR", help="the address that somebody asks for")
     made["explain"].add_argument("--on", metavar="PORT", help="the interface on which it is asked for")
+    made["lift"].add_argument("port", metavar="PORT", help="the interface, as `portier status` names it")
     return parser

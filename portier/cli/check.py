@@ -19,7 +19,7 @@ from typing import Any
 from portier import config
 from portier.cli import exits, text
 from portier.core import plan
-from portier.core.model import Answer, Config, Group, HostPattern, Live, Mode, Rule
+from portier.core.model import Answer, Config, Group, HostPattern, Live, LoopProtection, Mode, Rule
 from portier.core.rules import matches
 from portier.errors import ConfigError, PortierError
 from portier.system.kernel import Kernel
@@ -34,6 +34,20 @@ _MEANINGS = {
 _LIVE = {
     Live.UPSTREAM: "on-link upstream",  # IPv6 prefixes, followed live
     Live.UPSTREAM_IPV4: "on-link upstream, IPv4",
+}
+_RELAYED = (
+    "everything IPv6: the ports are one link; of Neighbor Discovery the link-layer addresses are rewritten, "
+    "of the rest nothing, and the hop limit neither"
+)
+_LOOPS = {
+    LoopProtection.STRICT: (
+        "an RA from behind, or one of another proxy, puts its port into hold-down for {}"
+    ),
+    LoopProtection.NESTED: (
+        "an RA from behind puts its port into hold-down for {}; another proxy may be upstream"
+    ),
+    LoopProtection.DROP: "an RA from behind, or one of another proxy, is dropped and reported",
+    LoopProtection.OFF: "nothing but what comes back just as it went out is dropped",
 }
 _GC_THRESH3 = Path("/proc/sys/net/ipv6/neigh/default/gc_thresh3")
 
@@ -105,20 +119,24 @@ def _group(group: Group, columns: int) -> Iterator[str]:
     rows = [("", ""), ("upstream", upstream), ("downstream", _patterns(group.downstream) or "none yet")]
     if group.isolate:
         rows.append(("isolate", "downstreams are proxied to the upstream, not to each other"))
-    if group.mode is Mode.ROUTE:
-        routes = group.routes
-        said = (
-            f"table {routes.table}, metric {routes.metric}, protocol {routes.protocol}"
-            if routes
-            else "none made"
-        )
-        rows.append(("host routes", said))
-    other = _differences(
-        group, Group(name=""), leave=("name", "upstream", "downstream", "mode", "rules", "routes", "isolate")
+    routes = group.routes
+    said = (
+        f"table {routes.table}, metric {routes.metric}, protocol {routes.protocol}" if routes else "none made"
     )
+    told = ["name", "upstream", "downstream", "mode", "rules", "routes", "isolate"]
+    if group.mode is Mode.RELAY:
+        rows.append(("relayed", _RELAYED))
+        rows.append(("not relayed", "IPv4"))
+        rows.append(("loops", _LOOPS[group.loop_protection].format(text.span(group.timers.hold_down))))
+        said += ", for the traffic of this host itself" if routes else ""
+        told += ["router_advertisements", "announce", "loop_protection"]
+    rows.append(("host routes", said))
+    other = _differences(group, Group(name=""), leave=tuple(told))
     if other:
         rows.append(("besides", ", ".join(other)))
     yield from text.table(rows, columns, indent=2)[1:]
+    if group.mode is Mode.RELAY:
+        return
     yield "  addresses, the most specific rule first"
     rules = [("", ""), *map(_rule, sorted(group.rules, key=_specific)), ("whatever else", "not proxied")]
     yield from text.table(rules, columns, indent=4)[1:]
@@ -196,7 +214,8 @@ def limit_warnings(config: Config) -> Iterator[str]:
         most = int(_GC_THRESH3.read_text(encoding="ascii"))
     except (OSError, ValueError):
         return
-    wanted = max((group.limits.neighbors for group in config.groups), default=0)
+    # In mode relay the kernel resolves nothing but what this host itself sends.
+    wanted = max((group.limits.neighbors for group in config.groups if group.mode is Mode.ROUTE), default=0)
     if wanted > most:
         yield (
             f"limits.neighbors is {wanted}, but this kernel keeps at most {most} IPv6 neighbors, for all "
@@ -208,6 +227,8 @@ def separation(config: Config) -> Iterator[str]:
     """That groups and ``isolate`` separate solicitations and not packets, and how to separate those."""
     lines: list[str] = []
     for group in config.groups:
+        if group.mode is Mode.RELAY:
+            continue  # the kernel forwards nothing that comes in by its ports
         if group.isolate:
             lines += _crossings([group.downstream], [group.downstream], config, group, group)
         for other in config.groups:

@@ -33,10 +33,10 @@ def run(options: argparse.Namespace) -> int:
 def _waiting(status: dict[str, Any]) -> list[str]:
     """The ports that are not in use, as problems."""
     return [
-        f"{group['name']}: {port['name']} is {port['state']}: {port['reason'] or 'not there yet'}"
+        f"{group['name']}: {port['name']} is {_state(port)}: {_why(port) or 'not there yet'}"
         for group in status["groups"]
         for port in group["ports"]
-        if port["state"] != "active"
+        if not _in_service(port)
     ]
 
 
@@ -87,7 +87,7 @@ def _group(group: dict[str, Any], columns: int) -> Iterator[str]:
     yield from text.wrap(
         ", ".join(
             [
-                text.plural(group["rules"], "rule"),
+                *([] if group["mode"] == "relay" else [text.plural(group["rules"], "rule")]),
                 text.plural(group["neighbors"], "neighbor"),
                 f"{group['pending']} pending",
                 *([f"IPv4: {group['ipv4']}"] if group["ipv4"] else []),
@@ -118,18 +118,18 @@ def _group(group: dict[str, Any], columns: int) -> Iterator[str]:
 
 
 def _ports(ports: list[dict[str, Any]], columns: int) -> Iterator[str]:
-    good = [port for port in ports if port["state"] == "active"]
-    shown = [port for port in ports if port["state"] != "active"] + good[:_PORTS_SHOWN]
+    good = [port for port in ports if _in_service(port)]
+    shown = [port for port in ports if not _in_service(port)] + good[:_PORTS_SHOWN]
     rows = [("port", "role", "state", "speaks from", "link-layer", "drops", "why")]
     rows += [
         (
             port["name"],
             port["role"],
-            port["state"],
+            _state(port),
             port["source"] or "",
             port["mac"] or "",
             str(port["drops"]) if port["drops"] else "",
-            port["reason"] or "",
+            _why(port),
         )
         for port in shown
     ]
@@ -137,6 +137,26 @@ def _ports(ports: list[dict[str, Any]], columns: int) -> Iterator[str]:
         yield from text.table(rows, columns, indent=2)
     if len(good) > _PORTS_SHOWN:
         yield f"  and {len(good) - _PORTS_SHOWN} more, all active"
+
+
+def _in_service(port: dict[str, Any]) -> bool:
+    return port["state"] == "active" and (port["relay"] is None or port["relay"]["service"] == "forwarding")
+
+
+def _state(port: dict[str, Any]) -> str:
+    relay = port["relay"] if port["state"] == "active" else None
+    return str(relay["service"] if relay else port["state"])
+
+
+def _why(port: dict[str, Any]) -> str:
+    """What is to be said of a port's state: of a hold-down also who is to blame, and how long it lasts."""
+    relay = port["relay"] if port["state"] == "active" else None
+    said = [port["reason"]]
+    if relay:
+        who = ", ".join(filter(None, (relay["offender"], relay["mac"])))
+        left = f"{text.span(relay['left'])} left" if relay["left"] is not None else ""
+        said += [f"{relay['reason']} ({who})" if who else relay["reason"], left]
+    return "; ".join(filter(None, said))
 
 
 def _section(title: str, lines: list[str], columns: int) -> Iterator[str]:

@@ -181,6 +181,35 @@ def test_separation_is_right(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+RELAY = "version: 1\ngroups:\n  hotspot: {mode: relay, upstream: eth0, downstream: 'wlan*'}\n"
+
+
+def test_relay_is_put_into_words(portier: Portier, tmp_path: Path) -> None:
+    """Of a relay group check says what is relayed and what is not, and what ends a loop; it has no rules."""
+    said = " ".join(portier("check", "-c", str(written(tmp_path, RELAY))).stdout.split())
+    for words in (
+        "group hotspot, mode relay upstream eth0 downstream wlan* relayed everything IPv6: the ports are one",
+        "not relayed IPv4",
+        "puts its port into hold-down for 1 h",
+        "host routes table 254, metric 4389, protocol 135, for the traffic of this host itself",
+    ):
+        assert words in said
+    for words in ("whatever else", "besides", "not active yet", "separates"):
+        assert words not in said
+
+
+def test_relay_needs_no_separation_from_others(tmp_path: Path) -> None:
+    """The kernel forwards nothing that comes in by a relay's ports; to them it would."""
+    both = RELAY + "  guests: {upstream: eth1, downstream: tap0}\n"
+    lines = [line for line in check.separation(config.load(written(tmp_path, both)).config) if "iif" in line]
+    assert [line.split(" 'iifname ")[1] for line in lines] == [
+        """{ "eth1" } oifname { "eth0" } drop'""",
+        """{ "eth1" } oifname { "wlan*" } drop'""",
+        """{ "tap0" } oifname { "eth0" } drop'""",
+        """{ "tap0" } oifname { "wlan*" } drop'""",
+    ]
+
+
 def test_neighbor_limit_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel keeps fewer neighbors than the file allows, check says so with the sysctl line."""
     loaded = config.load(written(tmp_path, TWO_GROUPS)).config

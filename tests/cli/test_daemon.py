@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import socket
@@ -16,13 +17,14 @@ from typing import Any, cast
 import pytest
 
 from portier import daemon as module
-from portier.core.engine import Explanation
-from portier.core.model import Config, Group, Timers
+from portier.core.engine import Explanation, Service, Standing
+from portier.core.model import Config, Event, EventKind, Group, Mode, Role, Timers
 from portier.core.outcome import Verdict
-from portier.core.plan import GroupReport, Report, StopWorker
+from portier.core.plan import GroupReport, PortReport, Report, StopWorker
 from portier.daemon import Daemon, cleanup, make_runtime_dir
 from portier.errors import PortierError, Refused
 from portier.runtime.reconcile import Round, Settings
+from portier.runtime.supervisor import GroupStatus
 from portier.system.control import SOCKET_NAME, ControlServer
 from tests.cli.conftest import ROOT, Portier
 
@@ -72,6 +74,41 @@ class Engines:
 
     def status(self) -> dict[str, Any]:
         return {}
+
+
+class Relay(Engines):
+    """A relay group `hotspot` with three ports, and the part that each takes."""
+
+    PARTS = (
+        Standing(2, Service.FORWARDING, "", None, None, math.inf),
+        Standing(3, Service.HOLD_DOWN, "an RA from behind", b"\xfe\x80" + bytes(14), b"\2" * 6, 60.0),
+        Standing(4, Service.WAITING, "1 of 2 RAs", None, None, math.inf),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lifted: list[tuple[str, int]] = []
+
+    def status(self) -> dict[str, Any]:
+        return {"hotspot": GroupStatus(state="running", restarts=0, error="", standings=self.PARTS)}
+
+    def lift(self, name: str, ifindex: int) -> None:
+        self.lifted.append((name, ifindex))
+
+
+def relay_report() -> Report:
+    """The group of `Relay`, and one in mode route."""
+    names = {"eth0": 2, "wlan0": 3, "wlan1": 4, "wlan2": 0}
+    ports = tuple(PortReport(n, Role.DOWNSTREAM, "active", "", index) for n, index in names.items() if index)
+    ports += (PortReport("wlan2", Role.DOWNSTREAM, "waiting", "down", 5),)
+    group = Group(name="hotspot", mode=Mode.RELAY, rules=())
+    other = (PortReport("tap0", Role.DOWNSTREAM, "active", "", 6),)
+    return Report(
+        groups=(
+            GroupReport(group, "eth0", ports, (), False, (), ()),
+            GroupReport(Group(name="guests"), None, other, (), False, (), ()),
+        )
+    )
 
 
 Make = Callable[..., Daemon]
@@ -264,3 +301,77 @@ def test_a_group_that_cannot_be_asked_says_why(made: Make) -> None:
     rounds.report = report("lan")
     said = made(rounds, Gone()).explain("2001:db8::5")
     assert said["steps"] == ["group lan: worker lan waits for its restart"]
+
+
+def test_a_hold_down_is_lifted(made: Make) -> None:
+    """The worker is told, and the answer says what it was held down for."""
+    rounds, engines = Rounds(), Relay()
+    rounds.report = relay_report()
+    said = made(rounds, engines).lift("wlan0")
+    assert engines.lifted == [("hotspot", 3)]
+    assert (said["group"], said["port"]) == ("hotspot", "wlan0")
+    assert said["was"] == {
+        "service": "hold-down",
+        "reason": "an RA from behind",
+        "offender": "fe80::",
+        "mac": "02:02:02:02:02:02",
+        "left": 60.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("port", "why"),
+    [
+        ("eth0", "eth0 is a port of group hotspot, and is not in hold-down: forwarding"),
+        ("wlan1", "wlan1 is a port of group hotspot, and is not in hold-down: waiting for RAs"),
+        ("wlan2", "wlan2 is a port of group hotspot, and is not in hold-down: waiting, down"),
+        ("tap0", "tap0 is a port of group guests, in mode route: nothing is held down there"),
+        ("lo", "no group names lo or matches it"),
+    ],
+)
+def test_what_cannot_be_lifted_is_told(made: Make, port: str, why: str) -> None:
+    """A port that is not held down, and one that there is not, are refused with the reason."""
+    rounds, engines = Rounds(), Relay()
+    rounds.report = relay_report()
+    with pytest.raises(Refused) as refused:
+        made(rounds, engines).lift(port)
+    assert (str(refused.value), refused.value.exit_code) == (why, 1)
+    assert not engines.lifted
+
+
+def test_a_hold_down_degrades(made: Make) -> None:
+    """The problem names port, reason, who is to blame and the remedy, and no time, which would make it new
+    every second."""
+    rounds, engines = Rounds(), Relay()
+    rounds.report = relay_report()
+    daemon = made(rounds, engines)
+    (problem,) = daemon._find_problems(engines.status())
+    why = "an RA from behind (fe80::, 02:02:02:02:02:02)"
+    assert problem == (
+        f"group hotspot: wlan0 is in hold-down: {why}; when that is put right, `portier lift wlan0`"
+    )
+    assert not daemon._news
+    daemon._hear(Event(kind=EventKind.LEARNED, text="a host"))
+    assert not daemon._news
+    daemon._hear(Event(kind=EventKind.LOOP, text="wlan0 is in hold-down"))
+    assert daemon._news
+
+
+def test_lift_on_the_command_line(tmp_path: Path, portier: Portier) -> None:
+    """0 when it is done, 1 with the reason when it is refused, 4 without a daemon, 64 without a port."""
+
+    def lift(port: str) -> dict[str, Any]:
+        if port != "wlan0":
+            raise Refused(f"no group names {port} or matches it")
+        return {"version": 1, "group": "hotspot", "port": port, "was": {"reason": "an RA from behind"}}
+
+    with ControlServer(tmp_path / "run" / SOCKET_NAME, {("POST", "/v1/lift"): lift}):
+        done = portier("lift", "wlan0")
+        assert done.returncode == 0
+        assert done.stdout.startswith(
+            "wlan0 of group hotspot is not in hold-down any more (an RA from behind)"
+        )
+        done = portier("lift", "lo")
+        assert (done.returncode, done.stderr) == (1, "portier lift: no group names lo or matches it\n")
+        assert portier("lift").returncode == 64
+    assert portier("lift", "wlan0").returncode == 4

@@ -37,6 +37,7 @@ HEALTHY: dict[str, Any] = {
                     "mac": "52:54:00:00:00:01",
                     "source": "fe80::1",
                     "drops": 0,
+                    "relay": None,
                 },
                 {
                     "name": "tap-3",
@@ -47,6 +48,7 @@ HEALTHY: dict[str, Any] = {
                     "mac": "52:54:00:00:00:02",
                     "source": None,
                     "drops": 0,
+                    "relay": None,
                 },
             ],
             "live": [
@@ -68,6 +70,9 @@ HEALTHY: dict[str, Any] = {
     "sysctls": [],
     "events": ["learned 2001:db8:7::5 on tap-3"],
 }
+
+
+PORTS = ("eth0", "tap-3", "tap-4")
 
 
 def rendered(change: Any = None, columns: int = 80, waiting: list[str] | None = None) -> list[str]:
@@ -118,6 +123,36 @@ def test_ports_in_trouble_come_before_the_others() -> None:
     tap = next(number for number, line in enumerate(lines) if line.startswith("  tap-3"))
     eth = next(number for number, line in enumerate(lines) if line.startswith("  eth0 "))
     assert tap < eth
+
+
+def test_a_relay_shows_what_part_its_ports_take() -> None:
+    """Of a port in hold-down: why, who is to blame, how long it lasts; `status --strict` says the same."""
+
+    def relay(value: dict[str, Any]) -> None:
+        group = value["groups"][0]
+        group |= {"mode": "relay", "rules": 0, "ipv4": "not relayed"}
+        rogue = {"reason": "an RA from behind", "offender": "fe80::bad", "mac": "02:00:00:00:0b:ad"}
+        nobody = {"reason": "", "offender": None, "mac": None, "left": None}
+        eth, tap = group["ports"]
+        eth["relay"] = {"service": "forwarding", **nobody}
+        tap |= {"state": "active", "reason": "", "relay": {"service": "hold-down", **rogue, "left": 3541.0}}
+        group["ports"].append(tap | {"name": "tap-4", "relay": {"service": "waiting for RAs", **nobody}})
+
+    lines = rendered(relay, columns=200)
+    whole = "\n".join(lines)
+    eth, tap, other = (next(line for line in lines if line.startswith(f"  {n} ")) for n in PORTS)
+    assert "hold-down" in tap
+    assert tap.endswith("an RA from behind (fe80::bad, 02:00:00:00:0b:ad); 59 min 1 s left")
+    assert "waiting for RAs" in other
+    assert "forwarding" in eth
+    assert lines.index(tap) < lines.index(other) < lines.index(eth)
+    assert "12 neighbors, 1 pending, IPv4: not relayed" in whole
+    assert "rules" not in whole
+
+    value = copy.deepcopy(HEALTHY)
+    relay(value)
+    told = [line.split(":")[1] for line in status._waiting(value)]
+    assert told == [" tap-3 is hold-down", " tap-4 is waiting for RAs"]
 
 
 def test_a_hundred_good_ports_do_not_scroll_away_the_bad_one() -> None:
