@@ -47,6 +47,7 @@ class FakeRecord:
 
     def __init__(self) -> None:
         self._routes: set[HostRoute] = set()
+        self._table_routes: set[KernelRoute] = set()
         self._rules: set[PolicyRule] = set()
         self._sysctls: dict[str, tuple[str, str]] = {}
         self._owners: dict[str, int] = {}
@@ -62,6 +63,18 @@ class FakeRecord:
     def routes(self) -> frozenset[HostRoute]:
         """The routes on record."""
         return frozenset(self._routes)
+
+    def note_table_route(self, route: KernelRoute) -> None:
+        """Record a route of a group's own table that is about to be added."""
+        self._table_routes.add(route)
+
+    def forget_table_route(self, route: KernelRoute) -> None:
+        """Strike a route of a group's own table that is gone."""
+        self._table_routes.discard(route)
+
+    def table_routes(self) -> frozenset[KernelRoute]:
+        """The routes of groups' own tables on record."""
+        return frozenset(self._table_routes)
 
     def note_rule(self, rule: PolicyRule) -> None:
         """Record a policy rule that is about to be added."""
@@ -95,7 +108,7 @@ class FakeRecord:
 
     def empty(self) -> bool:
         """Whether nothing is on record."""
-        return not (self._routes or self._rules or self._sysctls)
+        return not (self._routes or self._table_routes or self._rules or self._sysctls)
 
 
 class FakeKernel:
@@ -113,6 +126,8 @@ class FakeKernel:
         self.addresses: list[LinkAddress] = []
         self.routes: list[KernelRoute] = []  # of other makers, but for host routes
         self.host_routes: list[HostRoute] = []  # whoever made them
+        self.table_routes: set[KernelRoute] = set()  # of Portier's number, but for host routes
+        self.lookups: set[tuple[int, int]] = set()  # tables that rules of others lead to
         self.rules: set[PolicyRule] = set()
         self.local_rule = 0
         self.forwarding = 0
@@ -183,6 +198,7 @@ class FakeKernel:
     def _flush(self, index: int) -> None:
         self.routes = [r for r in self.routes if r.ifindex != index]
         self.host_routes = [r for r in self.host_routes if r.ifindex != index]
+        self.table_routes = {r for r in self.table_routes if r.ifindex != index}
 
     def add_address(self, name: str, text: str, *, tentative: bool = False) -> None:
         """Give a link an address like ``2001:db8::1/64`` or ``192.0.2.1/24``, and the route that comes with
@@ -242,6 +258,8 @@ class FakeKernel:
             forwarding=self.forwarding,
             force_forwarding=self.force_forwarding,
             forwarding4=self.forwarding4,
+            table_routes=frozenset(r for r in self.table_routes if r.protocol in own),
+            lookups=frozenset(self.lookups),
         )
 
     def add_route(self, route: HostRoute) -> RouteResult:
@@ -269,6 +287,22 @@ class FakeKernel:
         if route in self.record.routes():
             self.host_routes = [present for present in self.host_routes if present != route]
             self.record.forget_route(route)
+
+    def add_table_route(self, route: KernelRoute) -> None:
+        """Add a route of a group's own table; that it is there is success."""
+        operation = f"add route {ip_address(route.destination)}/{route.prefix_length} table {route.table}"
+        self._attempt(operation)
+        if route.ifindex not in self.links:
+            raise KernelError(operation, "No such device", errno.ENODEV)
+        self.table_routes.add(route)
+
+    def remove_table_route(self, route: KernelRoute) -> None:
+        """Remove a route of a group's own table that is on record; that it is gone is success."""
+        self._attempt(
+            f"remove route {ip_address(route.destination)}/{route.prefix_length} table {route.table}"
+        )
+        if route in self.record.table_routes():
+            self.table_routes.discard(route)
 
     def add_rule(self, rule: PolicyRule) -> None:
         """Add a policy rule; one that is there already is success."""

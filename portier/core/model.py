@@ -188,6 +188,7 @@ class Group:
     announce: Announce = Announce.ON
     multicast: Multicast = Multicast.GROUPS
     isolate: bool = False
+    scope: Scope = Scope.HOST
     loop_protection: LoopProtection = LoopProtection.STRICT
     advertisement: Advertisement = Advertisement()
     limits: Limits = Limits()
@@ -215,7 +216,8 @@ class Config:
 class Link(NamedTuple):
     """One interface.  ``master`` is 0 or the index of the bridge, bond, team or VRF it is enslaved to;
     ``kind`` the rtnetlink kind ("veth", "bridge", "vrf", "" for hardware); ``mac`` None where the link
-    has no six-byte link-layer address (tun, wg, ppp).  The sysctls are those of
+    has no six-byte link-layer address (tun, wg, ppp); ``table`` the routing table of a VRF, 0 for all
+    others.  The sysctls are those of
     ``net.ipv6.conf.<name>``; None where the kernel does not have it or IPv6 is off on the link.
     ``forwarding4`` is net.ipv4.conf.<name>.forwarding."""
 
@@ -232,6 +234,7 @@ class Link(NamedTuple):
     accept_ra: int | None
     force_forwarding: int | None
     forwarding4: int | None = None
+    table: int = 0
 
 
 class LinkAddress(NamedTuple):
@@ -270,8 +273,9 @@ class HostRoute(NamedTuple):
 
 class PolicyRule(NamedTuple):
     """A policy rule as Portier makes them: ``iif <name> from|to <prefix>``, and then ``blackhole`` or, where
-    ``table`` is not 0, ``lookup <table>``.  ``source`` and ``destination`` are networks as text, or "";
-    ``version`` is 6 or 4."""
+    ``table`` is not 0, ``lookup <table>``; with ``suppress`` (-1 for none) routes of that prefix length or a
+    shorter one do not count there (``suppress_prefixlength``).  With ``unreachable`` it ends in that.
+    ``source`` and ``destination`` are networks as text, or ""; ``version`` is 6 or 4."""
 
     priority: int
     iif: str
@@ -280,6 +284,8 @@ class PolicyRule(NamedTuple):
     protocol: int
     table: int = 0
     version: int = 6
+    suppress: int = -1
+    unreachable: bool = False
 
 
 class ProxyEntry(NamedTuple):
@@ -298,7 +304,8 @@ class Snapshot:
     ``host_routes`` and ``rules`` those that bear Portier's protocol number, whoever made them;
     ``local_rule`` is the priority of the rule that looks up table local, which Portier's must follow.
     ``table_routes`` are the other routes that bear Portier's number, those of ``scope: group``; ``proxies``
-    the proxy entries of every maker."""
+    the proxy entries of every maker.  ``lookups`` are the tables that rules of others lead to, each with its
+    IP version."""
 
     links: tuple[Link, ...] = ()
     addresses: tuple[LinkAddress, ...] = ()
@@ -311,6 +318,7 @@ class Snapshot:
     forwarding4: int = 0  # net.ipv4.ip_forward
     table_routes: frozenset[KernelRoute] = frozenset()
     proxies: frozenset[ProxyEntry] = frozenset()
+    lookups: frozenset[tuple[int, int]] = frozenset()
 
 
 # -- what should run, and what does ----------------------------------------------------------------
@@ -331,7 +339,8 @@ class Port(NamedTuple):
     non-tentative one, else None (then it only relays DAD); ``source4`` its IPv4 address, None where it has
     none.  ``addresses`` are the host's own global
     addresses on it, ``prefixes`` the destinations the kernel routes out of it (the default route and
-    Portier's own routes not among them), ``on_link`` those of them that need no gateway."""
+    Portier's own routes not among them), ``on_link`` those of them that need no gateway.  ``table`` is the
+    routing table in which its hosts' routes are, and by which what comes from it is routed."""
 
     ifindex: int
     name: str
@@ -343,6 +352,7 @@ class Port(NamedTuple):
     prefixes: tuple[Network, ...] = ()
     on_link: tuple[Network, ...] = ()
     source4: bytes | None = None
+    table: int = 254
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

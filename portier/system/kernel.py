@@ -12,6 +12,8 @@ What the kernel does, seen on 6.18 and relied on here:
   that takes NLM_F_APPEND: else it is put in front, and used at once.
 - Deleting by destination, device, table, metric and protocol also takes a route with a gateway; a
   gateway of ``::`` in the request limits that to routes without, in IPv4 a scope of link.
+- A route of IPv6 that is put beside one with its destination and metric becomes one of its nexthops where
+  both have gateways; it is deleted by its own gateway, and the others stay.
 - A policy rule is deleted by what the request names: one with Portier's number, priority and interface
   that has further selectors would be taken for Portier's.  So does an exclusive add take some of those.
 - Setting a link down flushes its routes; policy rules stay when their interface goes.  So does an interface
@@ -24,7 +26,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from time import monotonic, perf_counter
@@ -51,6 +53,7 @@ _ADDRESS: Final = struct.Struct("=BBBBi")  # ifaddrmsg: family, prefix length, f
 _ROUTE: Final = struct.Struct(
     "=BBBBBBBBI"
 )  # rtmsg: family, dst, src, tos, table, protocol, scope, type, flags
+_INT: Final = struct.Struct("=i")
 _RULE: Final = struct.Struct("=BBBBBBBBI")  # fib_rule_hdr: family, dst, src, tos, table, -, -, action, flags
 _NEIGHBOR: Final = struct.Struct("=B3xiHBB")  # ndmsg: family, index, state, flags, type
 _NEXTHOP: Final = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, index
@@ -102,6 +105,8 @@ _IFLA_MTU: Final = 4
 _IFLA_MASTER: Final = 10
 _IFLA_LINKINFO: Final = 18
 _IFLA_INFO_KIND: Final = 1
+_IFLA_INFO_DATA: Final = 2
+_IFLA_VRF_TABLE: Final = 1
 _IFLA_AF_SPEC: Final = 26
 _IFLA_INET_CONF: Final = 1
 _IFLA_INET6_CONF: Final = 2
@@ -121,6 +126,7 @@ _FAILED: Final = 0x08
 _DEPRECATED: Final = 0x20
 _TENTATIVE: Final = 0x40
 
+_RTNH_F_ONLINK: Final = 4
 _RTM_F_CLONED: Final = 0x200
 _RTM_F_FIB_MATCH: Final = 0x2000
 
@@ -136,6 +142,7 @@ _PORTIER_ATTRIBUTES: Final = frozenset(
 )
 _FR_ACT_TO_TABLE: Final = 1
 _FR_ACT_BLACKHOLE: Final = 6
+_FR_ACT_UNREACHABLE: Final = 7
 _FIB_RULE_INVERT: Final = 2
 _LOCAL: Final = 255
 
@@ -333,7 +340,9 @@ class Kernel:
         self._links = _Cache(_link)
         self._addresses = [(family, _Cache(_address)) for family in (AF_INET6, AF_INET)]
         self._flat_addresses: tuple[LinkAddress, ...] = ()
-        self._rules: _Cache[PolicyRule | _LocalRule] = _Cache(_rule)
+        self._rules: dict[int, _Cache[PolicyRule | _LocalRule | _Lookup]] = {
+            family: _Cache(_rule) for family in (AF_INET6, AF_INET)
+        }
         self._routes = [_RouteReader(family, self._socket, monitor) for family in (_IPV6, _IPV4)]
         self._flat: tuple[KernelRoute, ...] = ()
         self._tables: dict[tuple[int, int], tuple[float, _Table]] = {}
@@ -378,7 +387,7 @@ class Kernel:
         return Snapshot(
             links=links,
             addresses=self._read_addresses(),
-            routes=self._of_others(read, links, ports),
+            routes=self._of_others(read, links, ports, own),
             host_routes=frozenset().union(*(part.hosts.get(maker, ()) for part in read for maker in own)),
             rules=frozenset(r for r in rules if isinstance(r, PolicyRule) and r.protocol in own),
             local_rule=min((r.priority for r in rules if isinstance(r, _LocalRule)), default=0),
@@ -386,6 +395,14 @@ class Kernel:
             force_forwarding=_FORCE_FORWARDING_PATH.exists()
             and any(link.force_forwarding is not None for link in links),
             forwarding4=int(forwarding4 or 0),
+            table_routes=frozenset(
+                route for part in read for maker in own for route in part.others.get(maker, ())
+            ),
+            lookups=frozenset(
+                (r.version, r.table)
+                for r in rules
+                if isinstance(r, _Lookup) or (isinstance(r, PolicyRule) and r.table and r.protocol not in own)
+            ),
         )
 
     def _read_addresses(self) -> tuple[LinkAddress, ...]:
@@ -400,7 +417,7 @@ class Kernel:
         return self._flat_addresses
 
     def _of_others(
-        self, read: list[_Routes], links: tuple[Link, ...], ports: Container[int] | None
+        self, read: list[_Routes], links: tuple[Link, ...], ports: Container[int] | None, own: frozenset[int]
     ) -> tuple[KernelRoute, ...]:
         """All routes of others as one tuple, the same as last time if they are."""
         # What was not read anew may be of a link that is gone since; a link that is down has no routes.
@@ -409,7 +426,7 @@ class Kernel:
             [
                 route
                 for part in read
-                for maker in sorted(part.others)
+                for maker in sorted(part.others.keys() - own)
                 for route in part.others[maker]
                 if route.ifindex in up and (ports is None or route.ifindex in ports)
             ]
@@ -512,9 +529,11 @@ class Kernel:
 
     # -- policy rules
 
-    def _read_rules(self) -> tuple[PolicyRule | _LocalRule, ...]:
-        payload = _RULE.pack(AF_INET6, *[0] * 8)
-        return self._socket.dump(nl.RTM_GETRULE, payload, self._rules.parse)
+    def _read_rules(self) -> tuple[PolicyRule | _LocalRule | _Lookup, ...]:
+        found: tuple[PolicyRule | _LocalRule | _Lookup, ...] = ()
+        for family, cache in self._rules.items():
+            found += self._socket.dump(nl.RTM_GETRULE, _RULE.pack(family, *[0] * 8), cache.parse)
+        return found
 
     def add_rule(self, rule: PolicyRule) -> None:
         """Add a policy rule; that it is there already is success."""
@@ -531,6 +550,27 @@ class Kernel:
         code = self._socket.call(nl.RTM_DELRULE, 0, _rule_payload(rule))
         if code not in (0, errno.ENOENT, errno.ESRCH):
             raise self._refusal(f"remove rule iif {rule.iif}", code)
+
+    # -- the other routes of a group's own table
+
+    def add_table_route(self, route: KernelRoute) -> None:
+        """Add a route of a group's own table; that it is there already is success.  Routes by several
+        gateways stand side by side; any other is never put beside one with its destination and metric."""
+        flags = nl.NLM_F_CREATE | (nl.NLM_F_APPEND if route.gateway else nl.NLM_F_EXCL)
+        code = self._socket.call(nl.RTM_NEWROUTE, flags, _table_route_payload(route))
+        if code not in (0, errno.EEXIST):
+            raise self._refusal(f"add route {_table_route_text(route)}", code)
+
+    def remove_table_route(self, route: KernelRoute) -> None:
+        """Remove a route of a group's own table that is on record; that it is gone already is success."""
+        if not self._record.has_table_route(route):
+            return
+        payload = _table_route_payload(route)
+        if route.gateway is None:
+            payload += _family(route.destination).no_gateway
+        code = self._socket.call(nl.RTM_DELROUTE, 0, payload)
+        if code not in (0, errno.ESRCH, errno.ENODEV):
+            raise self._refusal(f"remove route {_table_route_text(route)}", code)
 
     # -- sysctls
 
@@ -674,9 +714,16 @@ _LINKS: Final = _LINK.pack(0, 0, 0, 0, 0) + nl.attribute(_IFLA_EXT_MASK, nl.U32.
 
 
 class _LocalRule(NamedTuple):
-    """The rule that looks up the local table, unconditionally."""
+    """The rule that looks up IPv6's local table, unconditionally."""
 
     priority: int
+
+
+class _Lookup(NamedTuple):
+    """Another's rule that leads to a table."""
+
+    version: int
+    table: int
 
 
 def _payload(route: HostRoute) -> bytes:
@@ -692,11 +739,39 @@ def _payload(route: HostRoute) -> bytes:
     )
 
 
+def _table_route_payload(route: KernelRoute) -> bytes:
+    """The whole payload of a route of a group's own table, and of its removal.  A gateway counts as
+    on-link (RTNH_F_ONLINK), for the route to it may come later."""
+    family = _family(route.destination)
+    flags, scope = (_RTNH_F_ONLINK, 0) if route.gateway else (0, family.scope)
+    numbers = (route.table if route.table < 256 else 0, route.protocol, scope, nl.RTN_UNICAST, flags)
+    payload = _ROUTE.pack(family.number, route.prefix_length, 0, 0, *numbers)
+    if route.prefix_length:
+        payload += nl.attribute(nl.RTA_DST, route.destination)
+    if route.gateway:
+        payload += nl.attribute(nl.RTA_GATEWAY, route.gateway)
+    for kind, value in (
+        (nl.RTA_OIF, route.ifindex),
+        (nl.RTA_PRIORITY, route.metric),
+        (nl.RTA_TABLE, route.table),
+    ):
+        payload += nl.attribute(kind, nl.U32.pack(value))
+    return payload
+
+
 def _rule_payload(rule: PolicyRule) -> bytes:
-    source = IPv6Network(rule.source) if rule.source else None
-    destination = IPv6Network(rule.destination) if rule.destination else None
+    source = ip_network(rule.source) if rule.source else None
+    destination = ip_network(rule.destination) if rule.destination else None
     lengths = (destination.prefixlen if destination else 0, source.prefixlen if source else 0)
-    payload = _RULE.pack(AF_INET6, *lengths, 0, 0, 0, 0, _FR_ACT_BLACKHOLE, 0)
+    action = _FR_ACT_UNREACHABLE if rule.unreachable else _FR_ACT_BLACKHOLE
+    payload = _RULE.pack(
+        *(AF_INET if rule.version == 4 else AF_INET6, *lengths, 0),
+        *(rule.table if rule.table < 256 else 0, 0, 0, _FR_ACT_TO_TABLE if rule.table else action, 0),
+    )
+    if rule.table:
+        payload += nl.attribute(_FRA_TABLE, nl.U32.pack(rule.table))
+    if rule.suppress >= 0:
+        payload += nl.attribute(_FRA_SUPPRESS_PREFIXLEN, _INT.pack(rule.suppress))
     payload += nl.attribute(_FRA_PRIORITY, nl.U32.pack(rule.priority))
     payload += nl.attribute(_FRA_IIFNAME, os.fsencode(rule.iif) + b"\0")
     payload += nl.attribute(_FRA_PROTOCOL, bytes([rule.protocol]))
@@ -712,6 +787,8 @@ def _link(body: bytes) -> Link:
     found = nl.attributes(body, _LINK.size, len(body))
     mac = found.get(_IFLA_ADDRESS, b"")
     info = found.get(_IFLA_LINKINFO, b"")
+    about = nl.attributes(info, 0, len(info))
+    kind_of_link = about.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
     families = found.get(_IFLA_AF_SPEC, b"")
     inet6 = nl.attributes(families, 0, len(families)).get(AF_INET6, b"")
     conf = nl.attributes(inet6, 0, len(inet6)).get(_IFLA_INET6_CONF, b"")
@@ -729,13 +806,18 @@ def _link(body: bytes) -> Link:
         up=bool(flags & _IFF_UP),
         carrier=bool(flags & _IFF_RUNNING),
         master=nl.U32.unpack(found.get(_IFLA_MASTER, bytes(4)))[0],
-        kind=nl.attributes(info, 0, len(info)).get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
+        kind=kind_of_link,
         loopback=bool(flags & _IFF_LOOPBACK),
         forwarding=setting(_FORWARDING),
         accept_ra=setting(_ACCEPT_RA),
         force_forwarding=setting(_FORCE_FORWARDING),
         forwarding4=setting(_FORWARDING4, conf4),
+        table=_vrf_table(about.get(_IFLA_INFO_DATA, b"")) if kind_of_link == "vrf" else 0,
     )
+
+
+def _vrf_table(data: bytes) -> int:
+    return int(nl.U32.unpack(nl.attributes(data, 0, len(data)).get(_IFLA_VRF_TABLE, bytes(4)))[0])
 
 
 def _address(body: bytes) -> LinkAddress | None:
@@ -822,33 +904,51 @@ def _nexthops(data: bytes) -> Iterator[tuple[int, bytes | None]]:
         offset += (length + 3) & ~3
 
 
-def _rule(body: bytes) -> PolicyRule | _LocalRule | None:
-    """A rule of the kind that Portier makes, or the one of the local table; None for all others."""
-    _, destination_length, source_length, tos, table, _, _, action, flags = _RULE.unpack_from(body)
+def _rule(body: bytes) -> PolicyRule | _LocalRule | _Lookup | None:
+    """A rule of the kind that Portier makes, the one of the local table, or another that leads to a table;
+    None for all others."""
+    family, destination_length, source_length, tos, table, _, _, action, flags = _RULE.unpack_from(body)
     found = nl.attributes(body, _RULE.size, len(body))
     (priority,) = nl.U32.unpack(found.get(_FRA_PRIORITY, bytes(4)))
     if action == _FR_ACT_TO_TABLE and table == _LOCAL:
         selectors = found.keys() - {_FRA_PRIORITY, _FRA_TABLE, _FRA_PROTOCOL, _FRA_SUPPRESS_PREFIXLEN}
-        return None if selectors or destination_length or source_length else _LocalRule(priority)
+        if family != AF_INET6 or selectors or destination_length or source_length:
+            return None
+        return _LocalRule(priority)
+    leads = action == _FR_ACT_TO_TABLE
+    version = 4 if family == AF_INET else 6
+    if leads and _FRA_TABLE in found:
+        (table,) = nl.U32.unpack(found[_FRA_TABLE])
     if (
-        action != _FR_ACT_BLACKHOLE
+        action not in {_FR_ACT_BLACKHOLE, _FR_ACT_UNREACHABLE, _FR_ACT_TO_TABLE}
         or tos
         or flags & _FIB_RULE_INVERT
         or _FRA_IIFNAME not in found
         or found.keys() - _PORTIER_ATTRIBUTES
     ):
-        return None
+        return _Lookup(version, table) if leads and table else None
+    (suppress,) = _INT.unpack(found.get(_FRA_SUPPRESS_PREFIXLEN, b"\xff" * 4))
     return PolicyRule(
         priority=priority,
         iif=os.fsdecode(found[_FRA_IIFNAME].rstrip(b"\0")),
         source=_network(found.get(_FRA_SRC), source_length),
         destination=_network(found.get(_FRA_DST), destination_length),
         protocol=found.get(_FRA_PROTOCOL, b"\0")[0],
+        table=table if leads else 0,
+        version=version,
+        suppress=suppress,
+        unreachable=action == _FR_ACT_UNREACHABLE,
     )
 
 
 def _network(address: bytes | None, length: int) -> str:
-    return f"{IPv6Address(address)}/{length}" if address is not None else ""
+    return f"{ip_address(address)}/{length}" if address is not None else ""
+
+
+def _table_route_text(route: KernelRoute) -> str:
+    via = f" via {ip_address(route.gateway)}" if route.gateway else ""
+    destination = f"{ip_address(route.destination)}/{route.prefix_length}"
+    return f"{destination}{via} dev {route.ifindex} table {route.table} metric {route.metric}"
 
 
 def _text(route: HostRoute) -> str:

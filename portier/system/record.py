@@ -24,7 +24,7 @@ import threading
 from pathlib import Path
 from typing import Final, Self
 
-from portier.core.model import HostRoute, PolicyRule
+from portier.core.model import HostRoute, KernelRoute, PolicyRule
 from portier.errors import Refused
 
 _NAME: Final = "record."
@@ -54,6 +54,7 @@ class Record:
         self._size = 0
         self._compacted = 0
         self._routes: set[HostRoute] = set()
+        self._table_routes: set[KernelRoute] = set()
         self._rules: set[PolicyRule] = set()
         self._sysctls: dict[str, tuple[str, str]] = {}
         self._owners: dict[str, int] = {}
@@ -72,7 +73,7 @@ class Record:
                 return
             os.close(self._descriptor)
             self._descriptor = -1
-            if not (self._routes or self._rules or self._sysctls):
+            if not (self._routes or self._table_routes or self._rules or self._sysctls):
                 self._path.unlink(missing_ok=True)
 
     # -- host routes
@@ -99,6 +100,31 @@ class Record:
         """The routes on record."""
         with self._lock:
             return frozenset(self._routes)
+
+    # -- the other routes of a group's own table
+
+    def note_table_route(self, route: KernelRoute) -> None:
+        """Record a route that is about to be added."""
+        with self._lock:
+            if route not in self._table_routes:
+                self._append(_table_route_line("+", route))
+                self._table_routes.add(route)
+
+    def forget_table_route(self, route: KernelRoute) -> None:
+        """Strike off a route that is gone; one that is not on record does no harm."""
+        with self._lock:
+            if route in self._table_routes:
+                self._strike(_table_route_line("-", route))
+                self._table_routes.discard(route)
+
+    def has_table_route(self, route: KernelRoute) -> bool:
+        """Whether a route is on record."""
+        return route in self._table_routes
+
+    def table_routes(self) -> frozenset[KernelRoute]:
+        """The routes on record."""
+        with self._lock:
+            return frozenset(self._table_routes)
 
     # -- policy rules
 
@@ -177,9 +203,26 @@ class Record:
                 address, *numbers = fields
                 route = HostRoute(bytes.fromhex(address), *[int(number) for number in numbers])
                 (self._routes.add if kind[0] == "+" else self._routes.discard)(route)
+            case "+table-route" | "-table-route":
+                destination, length, ifindex, gateway, *numbers = fields
+                via = bytes.fromhex(gateway) if gateway else None
+                table_route = KernelRoute(
+                    bytes.fromhex(destination), int(length), int(ifindex), via, *map(int, numbers)
+                )
+                (self._table_routes.add if kind[0] == "+" else self._table_routes.discard)(table_route)
             case "+rule" | "-rule":
-                priority, iif, source, destination, protocol = fields
-                rule = PolicyRule(int(priority), iif, source, destination, int(protocol))
+                priority, iif, source, destination, protocol, table, version, suppress, unreachable = fields
+                rule = PolicyRule(
+                    priority=int(priority),
+                    iif=iif,
+                    source=source,
+                    destination=destination,
+                    protocol=int(protocol),
+                    table=int(table),
+                    version=int(version),
+                    suppress=int(suppress),
+                    unreachable=unreachable == "1",
+                )
                 (self._rules.add if kind[0] == "+" else self._rules.discard)(rule)
             case "+sysctl":
                 path, old, new, ifindex = fields
@@ -211,6 +254,7 @@ class Record:
             self._remove_old()
         lines = [f"{self._place}\n"]
         lines += [_route_line("+", route) for route in self._routes]
+        lines += [_table_route_line("+", route) for route in self._table_routes]
         lines += [_rule_line("+", rule) for rule in self._rules]
         lines += [
             _line("+sysctl", path, *values, str(self._owners[path])) for path, values in self._sysctls.items()
@@ -253,10 +297,14 @@ def _route_line(sign: str, route: HostRoute) -> str:
     )
 
 
+def _table_route_line(sign: str, route: KernelRoute) -> str:
+    destination, length, ifindex, gateway, *numbers = route
+    via = gateway.hex() if gateway else ""
+    return _line(f"{sign}table-route", destination.hex(), str(length), str(ifindex), via, *map(str, numbers))
+
+
 def _rule_line(sign: str, rule: PolicyRule) -> str:
-    return _line(
-        f"{sign}rule", str(rule.priority), rule.iif, rule.source, rule.destination, str(rule.protocol)
-    )
+    return _line(f"{sign}rule", *map(str, rule[:-1]), str(int(rule.unreachable)))
 
 
 def _line(*fields: str) -> str:

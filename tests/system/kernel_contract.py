@@ -44,6 +44,12 @@ class KernelUnderTest(Protocol):
     def remove_rule(self, rule: PolicyRule) -> None:
         """Remove a policy rule."""
 
+    def add_table_route(self, route: KernelRoute) -> None:
+        """Add a route of a group's own table."""
+
+    def remove_table_route(self, route: KernelRoute) -> None:
+        """Remove a route of a group's own table."""
+
     def get_sysctl(self, path: str) -> str | None:
         """Read a sysctl."""
 
@@ -59,6 +65,12 @@ class RecordUnderTest(Protocol):
 
     def note_rule(self, rule: PolicyRule) -> None:
         """Record a rule."""
+
+    def note_table_route(self, route: KernelRoute) -> None:
+        """Record a route of a group's own table."""
+
+    def forget_table_route(self, route: KernelRoute) -> None:
+        """Strike one off."""
 
 
 class World(Protocol):
@@ -338,6 +350,47 @@ class KernelContract:
         assert world.kernel.snapshot().rules == quiet | {whole}
         world.kernel.remove_rule(whole)
         assert world.kernel.snapshot().rules == quiet
+
+    def test_rules_that_lead_to_a_table(self, world: World) -> None:
+        """Rules of a group's own table, of both families, come, are told apart, and go."""
+        lookup = PolicyRule(1136, "one", "", "", 135, 1_350_000_000)
+        rules = {
+            lookup,
+            lookup._replace(version=4),
+            lookup._replace(priority=1137, table=0, unreachable=True),
+            lookup._replace(priority=1138, iif="lo", suppress=127),
+        }
+        for made in rules:
+            world.record.note_rule(made)
+            world.kernel.add_rule(made)
+            world.kernel.add_rule(made)
+        assert world.kernel.snapshot().rules == rules
+        world.kernel.remove_rule(lookup)
+        assert world.kernel.snapshot().rules == rules - {lookup}
+
+    # -- routes of a group's own table
+
+    def test_routes_of_a_table(self, world: World) -> None:
+        """They come and go one by one, are told from host routes and from those of others, and who is not on
+        record is left alone."""
+        world.add_link("one")
+        on_link = KernelRoute(packed("2001:db8:9::"), 64, world.index("one"), None, 100_000, 256, 135)
+        default = KernelRoute(bytes(16), 0, on_link.ifindex, packed("fe80::1"), 100_000, 1024, 135)
+        before = world.kernel.snapshot()
+        for route in (default, on_link):
+            world.record.note_table_route(route)
+            world.kernel.add_table_route(route)
+            world.kernel.add_table_route(route)
+        after = world.kernel.snapshot()
+        assert after.table_routes == {default, on_link}
+        assert (after.routes, after.host_routes) == (before.routes, before.host_routes)
+        world.record.forget_table_route(default)
+        for route in (on_link, on_link, default):
+            world.kernel.remove_table_route(route)
+        assert world.kernel.snapshot().table_routes == {default}
+        world.record.note_table_route(default)
+        world.kernel.remove_table_route(default)
+        assert world.kernel.snapshot().table_routes == frozenset()
 
     def test_rules_outlive_their_interface(self, world: World) -> None:
         """Deleting a link leaves the rules that name it."""

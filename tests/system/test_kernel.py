@@ -185,7 +185,7 @@ def test_rules_of_others(world: RealWorld) -> None:
     another number but otherwise equal is left alone."""
     ours = PolicyRule(1135, "one", "fe80::/10", "", 135)
     ip("-6 rule add iif one from fe80::/10 blackhole priority 1135 protocol 4")
-    ip("-6 rule add iif one from fe80::/10 lookup 100 priority 1135 protocol 135")
+    ip("-6 rule add iif one from fe80::/10 prohibit priority 1135 protocol 135")
     before = shows("rule")
     assert world.kernel.snapshot().rules == frozenset()
     world.kernel.remove_rule(ours)
@@ -205,6 +205,29 @@ def test_a_rule_that_the_kernel_mixes_up(world: RealWorld) -> None:
     with pytest.raises(KernelError, match="in the way"):
         world.kernel.add_rule(ours)
     assert shows("rule") == before
+
+
+def test_tables_that_rules_lead_to(world: RealWorld) -> None:
+    """A snapshot tells which tables rules of others look up, by family, whatever they select."""
+    assert world.kernel.snapshot().lookups == {(6, 254), (4, 254), (4, 253)}
+    ip("-6 rule add fwmark 7 lookup 100 priority 900")
+    ip("-4 rule add from 192.0.2.0/24 lookup 1000 priority 900")
+    ip("-6 rule add iif one lookup 3000 priority 1136 protocol 4")
+    found = world.kernel.snapshot().lookups
+    assert found >= {(6, 100), (4, 1000), (6, 3000)}
+    assert not found & {(4, 100), (6, 1000)}
+
+
+def test_two_gateways_of_one_route(world: RealWorld) -> None:
+    """Default routes by two routers stand side by side, and go one by one."""
+    first = KernelRoute(bytes(16), 0, world.index("one"), packed("fe80::1"), 4389, 1024, 135)
+    second = first._replace(gateway=packed("2001:db8:7::1"))
+    for route in (first, second):
+        world.record.note_table_route(route)
+        world.kernel.add_table_route(route)
+    assert world.kernel.snapshot().table_routes == {first, second}
+    world.kernel.remove_table_route(first)
+    assert world.kernel.snapshot().table_routes == {second}
 
 
 def test_priority_of_the_local_rule(world: RealWorld) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from portier.core.model import HostRoute, PolicyRule
+from portier.core.model import HostRoute, KernelRoute, PolicyRule
 from portier.errors import Refused
 from portier.system import record as record_module
 from portier.system.record import Record
@@ -23,6 +23,10 @@ def route(last: int) -> HostRoute:
 
 RULE = PolicyRule(1135, "tap-3", "fe80::/10", "", 135)
 OTHER_RULE = PolicyRule(1135, "wéird\\t:name", "", "fe80::/10", 135)
+TABLE_RULE = PolicyRule(1136, "lo", "", "", 135, 1_350_000_000, 4, 31)
+LAST_RULE = PolicyRule(1137, "tap-3", "", "", 135, unreachable=True)
+ON_LINK = KernelRoute(IPv6Address("2001:db8:7::").packed, 64, 7, None, 1_350_000_000, 256, 135)
+DEFAULT = KernelRoute(bytes(4), 0, 7, b"\xc0\0\2\1", 1_350_000_000, 0, 135)
 SYSCTL = "net/ipv6/conf/eth0.7/accept_ra"
 
 
@@ -34,7 +38,7 @@ def where(directory: Path) -> Path:
 
 def contents(record: Record) -> tuple[object, ...]:
     """All that is on record."""
-    return record.routes(), record.rules(), record.sysctls()
+    return record.routes(), record.table_routes(), record.rules(), record.sysctls()
 
 
 def test_what_is_noted_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -43,9 +47,12 @@ def test_what_is_noted_is_there_after_a_restart(tmp_path: Path) -> None:
     for number in range(3):
         record.note_route(route(number))
     record.forget_route(route(1))
-    record.note_rule(RULE)
-    record.note_rule(OTHER_RULE)
+    for rule in (RULE, OTHER_RULE, TABLE_RULE, LAST_RULE):
+        record.note_rule(rule)
     record.forget_rule(RULE)
+    for table_route in (ON_LINK, DEFAULT, ON_LINK._replace(metric=1)):
+        record.note_table_route(table_route)
+    record.forget_table_route(ON_LINK._replace(metric=1))
     record.note_sysctl(SYSCTL, "1", "2")
     record.note_sysctl("net/ipv4/ip_local_port_range", "32768\t60999", "1024\t\\n65535")
     record.note_sysctl("net/gone", "0", "1")
@@ -53,7 +60,8 @@ def test_what_is_noted_is_there_after_a_restart(tmp_path: Path) -> None:
     again = Record(tmp_path)
     assert contents(again) == contents(record)
     assert again.routes() == {route(0), route(2)}
-    assert again.rules() == {OTHER_RULE}
+    assert again.rules() == {OTHER_RULE, TABLE_RULE, LAST_RULE}
+    assert again.table_routes() == {ON_LINK, DEFAULT}
     assert again.sysctls() == {
         SYSCTL: ("1", "2"),
         "net/ipv4/ip_local_port_range": ("32768\t60999", "1024\t\\n65535"),
@@ -82,7 +90,7 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     for cut in range(whole, len(text)):
         where(tmp_path).write_bytes(text[:cut])
         with Record(tmp_path) as record:
-            assert contents(record) == ({route(0)}, frozenset(), {})
+            assert contents(record) == ({route(0)}, frozenset(), frozenset(), {})
             record.note_route(route(1))
             assert Record(tmp_path).routes() == {route(0), route(1)}
 
@@ -94,7 +102,7 @@ def test_nonsense_is_passed_over(tmp_path: Path) -> None:
         with where(tmp_path).open("ab") as file:
             file.write(b"\n\xff\xfe\t\n+route\tzz\t1\n+route\t\n+rule\t1\n+sysctl\tx\n-sysctl\n+new\tthing\n")
         record.note_route(route(1))
-        assert contents(Record(tmp_path)) == ({route(0), route(1)}, frozenset(), {})
+        assert contents(Record(tmp_path)) == ({route(0), route(1)}, frozenset(), frozenset(), {})
 
 
 @pytest.mark.parametrize("line", ["portier-record 1 another-boot cookie:1", "garbage", ""])
@@ -107,7 +115,7 @@ def test_another_boot_is_not_believed(tmp_path: Path, line: str) -> None:
     for path in left:
         path.write_text(text)
     with Record(tmp_path) as record:
-        assert contents(record) == (frozenset(), frozenset(), {})
+        assert contents(record) == (frozenset(), frozenset(), frozenset(), {})
         record.forget_route(route(0))
         assert [path.read_text() for path in left] == [text, text]
         record.note_route(route(1))
@@ -140,7 +148,7 @@ def test_namespaces_that_share_a_directory(tmp_path: Path) -> None:
 def test_reading_changes_nothing(tmp_path: Path) -> None:
     """To look at a record, nothing is written, and no directory is needed."""
     with Record(tmp_path / "none") as record:
-        assert contents(record) == (frozenset(), frozenset(), {})
+        assert contents(record) == (frozenset(), frozenset(), frozenset(), {})
     assert list(tmp_path.iterdir()) == []
     with Record(tmp_path) as record:
         record.note_route(route(0))
@@ -164,6 +172,7 @@ def test_it_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(record_module, "_COMPACT_AT", 10_000)
     with Record(tmp_path) as record:
         record.note_rule(RULE)
+        record.note_table_route(DEFAULT)
         for number in range(10_000):
             record.note_route(route(number))
             if number >= 10:
