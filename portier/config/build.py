@@ -32,6 +32,7 @@ from portier.core.model import (
     RouterAdvertisements,
     Routes,
     Rule,
+    Scope,
     Source,
     Switch,
     Sysctls,
@@ -66,6 +67,7 @@ _OTHER_MODE = {
         "prefixes": "its ports are one link, and everything IPv6 is relayed between them",
         "answer": "solicitations are relayed, and their targets answer for themselves",
         "isolate": "its ports are one link, whose hosts all see each other",
+        "scope": "the kernel routes nothing between its ports",
         "announce": "hosts announce themselves, and that is relayed",
         "advertisement": "Portier makes no advertisements there, it relays those of the hosts",
     },
@@ -77,6 +79,7 @@ _OTHER_MODE = {
 _HARMLESS = {
     "answer": (Answer.RESOLVE,),
     "isolate": (False,),
+    "scope": (Scope.HOST,),
     "announce": (False,),
 }  # ask for what is so anyway
 _IPV4_IN_RELAY = (
@@ -187,6 +190,7 @@ class _Builder:
         self.problems = problems
         self.warnings: list[Problem] = []
         self.claims: dict[str, tuple[str, At]] = {}
+        self.tables: dict[int, tuple[str, bool]] = {}  # -> the first group with it, and whether it shares it
         found = (re.match(r"groups\.([A-Za-z0-9_-]+)", problem.path) for problem in problems)
         self.misshapen = {match[1] for match in found if match}
 
@@ -221,6 +225,7 @@ class _Builder:
             rules = [(rule, item) for rule, item in made if rule is not None]
         if len(self.problems) == before and name not in self.misshapen:
             self.check_ties(rules)
+            self.check_table(name, at, own, settings)
             self.check_ports(name, upstream, downstream)
             self.look(at, own, upstream, downstream, rules)
             if settings["mode"] is Mode.RELAY:
@@ -249,6 +254,13 @@ class _Builder:
         if "announce" in fields and announce is not Announce.OFF:
             self.refuse(fields["announce"], f"announce: {announce}")
         routes = _merged("routes", defaults, own)
+        scope = _choice(fields, "scope", Scope.HOST)
+        if scope is Scope.GROUP:
+            self.refuse(fields["scope"], "scope: group")
+        if scope is Scope.GROUP and "routes" in fields and fields["routes"].data is False:
+            self.fail(
+                fields["scope"], "scope: group routes by the routes of hosts, and routes: false makes none"
+            )
         return {
             "mode": mode,
             "router_advertisements": advertisements,
@@ -257,11 +269,25 @@ class _Builder:
             else Routes(**{key: at.data for key, at in routes.items()}),
             "announce": announce,
             "multicast": _choice(fields, "multicast", Multicast.GROUPS),
+            "scope": scope,
             "loop_protection": _choice(fields, "loop_protection", LoopProtection.STRICT),
             "advertisement": self.advertisement(_merged("advertisement", defaults, own)),
             "limits": Limits(**{key: at.data for key, at in _merged("limits", defaults, own).items()}),
             "timers": self.timers(_merged("timers", defaults, own)),
         }
+
+    def check_table(self, name: str, at: At, own: Fields, settings: dict[str, Any]) -> None:
+        """A table that is a group's own is no other's."""
+        routes = settings["routes"]
+        if routes is None or routes.table == Routes().table:
+            return
+        alone = settings["scope"] is Scope.GROUP
+        owner, shared = self.tables.setdefault(routes.table, (name, not alone))
+        if owner != name and (alone or not shared):
+            place = own.get("routes", own.get("scope", at))
+            self.fail(
+                place, f"with scope: group a table is one group's, and {owner} has {routes.table} already"
+            )
 
     def check_mode(self, fields: Fields, mode: Mode) -> None:
         """Tell what means nothing in a mode.  In mode relay that is an error, for what it asks for is a

@@ -15,7 +15,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Network = IPv4Network | IPv6Network
 
@@ -246,6 +246,12 @@ class LinkAddress(NamedTuple):
     tentative: bool
     failed: bool
     deprecated: bool
+
+
+# Makers (rtm_protocol) all of whose routes are shown: redirect, kernel, boot, static, ra, dhcp.  All others
+# are taken for routing daemons, whose routes by a gateway may be a whole internet: they are summed up, as one
+# default route for each next hop.
+PLAIN_MAKERS: Final = frozenset({1, 2, 3, 4, 9, 16})
 
 
 class KernelRoute(NamedTuple):

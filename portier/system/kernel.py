@@ -32,7 +32,7 @@ from socket import AF_INET, AF_INET6
 from time import monotonic, perf_counter
 from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from portier.core.model import HostRoute, KernelRoute, Link, LinkAddress, PolicyRule, Snapshot
+from portier.core.model import PLAIN_MAKERS, HostRoute, KernelRoute, Link, LinkAddress, PolicyRule, Snapshot
 from portier.core.outcome import RouteResult
 from portier.errors import KernelError
 from portier.system import rtnetlink as nl
@@ -43,10 +43,6 @@ T = TypeVar("T")
 
 PROTOCOL: Final = 135  # of the routes and rules that Portier makes, unless the configuration says otherwise
 MAIN: Final = 254
-
-# Makers (rtm_protocol) all of whose routes are shown: redirect, kernel, boot, static, ra, dhcp.  All others
-# are taken for routing daemons, whose routes by a gateway may be a whole internet: see `Kernel.snapshot`.
-PLAIN_MAKERS: Final = frozenset({1, 2, 3, 4, 9, 16})
 
 _LINK: Final = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 _ADDRESS: Final = struct.Struct("=BBBBi")  # ifaddrmsg: family, prefix length, flags, scope, index

@@ -4,7 +4,7 @@ wakes the reconciler.
 An event is only a hint that something may have changed: it is told by its type and a few fixed offsets,
 never decoded.  What cannot matter is dropped by a socket filter inside the kernel, so that a routing
 daemon's churn costs nothing here: routes by a gateway of any maker that is not among
-`portier.system.kernel.PLAIN_MAKERS`, and routes that are not unicast.  Its routes to single hosts on a link
+`portier.core.model.PLAIN_MAKERS`, and routes that are not unicast.  Its routes to single hosts on a link
 are dropped here.  Routes and rules that Portier's own netlink sockets make are known by their port ids.
 
 Events that come in a storm make one wake for each reason, twenty times a second at most.
@@ -24,8 +24,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, Self
 
+from portier.core.model import PLAIN_MAKERS
 from portier.system import rtnetlink as nl
-from portier.system.kernel import PLAIN_MAKERS, PROTOCOL
+from portier.system.kernel import PROTOCOL
 
 # RTNLGRP_LINK, then _IFADDR, _ROUTE, _RULE and _NETCONF of IPv4 and of IPv6.
 _GROUPS: Final = (1, 5, 7, 8, 24, 9, 11, 19, 25)

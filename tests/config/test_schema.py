@@ -66,7 +66,7 @@ def test_defaults_are_those_of_the_model() -> None:
         said = {key: value(about["default"]) for key, about in DEFS[name]["properties"].items()}
         assert said == dataclasses.asdict(model)
     group = Group(name="g")
-    for key in ("mode", "router_advertisements", "multicast", "isolate", "loop_protection"):
+    for key in ("mode", "router_advertisements", "multicast", "isolate", "scope", "loop_protection"):
         assert DEFS[key]["default"] == getattr(group, key)
     for key in ("router", "override", "source"):
         assert DEFS["advertisement"]["properties"][key]["default"] == getattr(Advertisement(), key)

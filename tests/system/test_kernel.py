@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from portier.core.model import HostRoute, KernelRoute, Link, PolicyRule
+from portier.core.model import PLAIN_MAKERS, HostRoute, KernelRoute, Link, PolicyRule
 from portier.core.outcome import RouteResult
 from portier.errors import KernelError
 from portier.system import kernel as kernel_module
@@ -568,5 +568,5 @@ def test_without_news_makers_are_read_in_turn(watched: RealWorld, monkeypatch: p
     watched.kernel.snapshot()
     monkeypatch.setattr(kernel_module, "_AGE", 0.0)
     ip("-6 route add 2001:db8:7::/64 dev one protocol static")
-    seen = [watched.kernel.snapshot().routes for _ in kernel_module.PLAIN_MAKERS]
+    seen = [watched.kernel.snapshot().routes for _ in PLAIN_MAKERS]
     assert any(route.destination == packed("2001:db8:7::") for route in seen[-1])
