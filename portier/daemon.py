@@ -395,12 +395,13 @@ class Daemon:
                 yield f"group {name}: its worker crashed and is restarted: {worker.error}"
             for port, why in worker.wires.faults.items():
                 yield f"group {name}: port {port}: {why}"
-            for found in of.ports:
-                held = _standing(found, worker)
-                if held is not None and held.service is PortService.HOLD_DOWN:
+            ports = {port.ifindex: port.name for port in of.ports}
+            for standing in worker.standings:
+                if standing.service is PortService.HOLD_DOWN:
+                    port = ports.get(standing.ifindex, "")
                     yield (
-                        f"group {name}: {found.name} is in hold-down: {held.reason}{_offender(held)}; "
-                        f"when that is put right, `portier lift {found.name}`"
+                        f"group {name}: {port} is in hold-down: {standing.reason}; when that is put right, "
+                        f"`portier lift {port}`"
                     )
             if worker.neighbors >= most:
                 yield f"group {name}: its table is full, limits.neighbors is {most}"
@@ -607,13 +608,6 @@ def _standing(port: PortReport, worker: GroupStatus | None) -> Standing | None:
     """The part that a port takes in mode relay, None where it takes none."""
     standings = worker.standings if worker is not None else ()
     return next((standing for standing in standings if standing.ifindex == port.ifindex), None)
-
-
-def _offender(standing: Standing) -> str:
-    """`` (fe80::1, 02:00:00:00:00:01)``, as far as it is known."""
-    who = [str(ipaddress.ip_address(standing.offender))] if standing.offender else []
-    who += [standing.mac.hex(":")] if standing.mac else []
-    return f" ({', '.join(who)})" if who else ""
 
 
 def _relay(standing: Standing) -> dict[str, Any]:

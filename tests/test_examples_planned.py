@@ -31,6 +31,7 @@ class Serves(NamedTuple):
     downstream: tuple[str, ...]
     standby: tuple[str, ...] = ()
     live: tuple[str, ...] = ()
+    relay: bool = False
 
 
 GUESTS = {
@@ -45,6 +46,11 @@ GUESTS = {
 EXPECTED = {
     "guests.toml": GUESTS,
     "vms-and-containers.yaml": GUESTS,
+    "relay-chain.yaml": {"workshop": Serves("enp1s0", "2001:db8:7::/64", ("enp2s0",), relay=True)},
+    "relay-hotspot.yaml": {"hotspot": Serves("wlan0", "2001:db8:7::/64", ("wlan1", "eth0"), relay=True)},
+    "relay-vm-host.yaml": {
+        "machines": Serves("bond0", "2001:db8:7::/64", ("vm-1", "vm-2"), standby=("enp3s0",), relay=True)
+    },
     "two-segments.yaml": {"lab": Serves("", "", ("enp1s0", "enp2s0"))},
     "two-uplinks.yaml": {
         "blue": Serves("eth0", "2001:db8:a::/64", ("blue-1", "blue-2")),
@@ -101,13 +107,17 @@ def steps(done: Round) -> list[str]:
 
 
 def expected(groups: dict[str, Serves]) -> list[str]:
-    """A worker for each group; on each of its ports forwarding, and no forwarding of link-local packets."""
+    """A worker for each group; on each of its ports forwarding, but not of link-local packets; in mode relay
+    none at all."""
     wanted = []
     for name, serves in groups.items():
         front = [f"upstream {serves.upstream}"] if serves.upstream else []
         ports = ", ".join([*front, f"downstream {' '.join(serves.downstream)}"])
-        wanted.append(f"+ worker {name}: {ports}")
+        wanted.append(f"+ worker {name}{' (relay)' * serves.relay}: {ports}")
         for port in (*filter(None, [serves.upstream]), *serves.downstream):
+            if serves.relay:
+                wanted.append(f"+ rule iif {port} blackhole")
+                continue
             wanted += [
                 f"~ sysctl net/ipv6/conf/{port}/force_forwarding 0 -> 1",
                 f"+ rule iif {port} from fe80::/10 blackhole",

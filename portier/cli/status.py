@@ -149,13 +149,12 @@ def _state(port: dict[str, Any]) -> str:
 
 
 def _why(port: dict[str, Any]) -> str:
-    """What is to be said of a port's state: of a hold-down also who is to blame, and how long it lasts."""
+    """What is to be said of a port's state: of a hold-down also how long it lasts."""
     relay = port["relay"] if port["state"] == "active" else None
     said = [port["reason"]]
     if relay:
-        who = ", ".join(filter(None, (relay["offender"], relay["mac"])))
         left = f"{text.span(relay['left'])} left" if relay["left"] is not None else ""
-        said += [f"{relay['reason']} ({who})" if who else relay["reason"], left]
+        said += [relay["reason"], left]
     return "; ".join(filter(None, said))
 
 

@@ -50,7 +50,7 @@ class Service(enum.StrEnum):
 
 
 class Standing(NamedTuple):
-    """A port's part in mode relay, for people and programs.  ``reason`` is "" where it forwards;
+    """A port's part in mode relay, for people and programs.  ``reason`` is in words, the offender among them;
     ``offender`` the source (packed) and ``mac`` the link-layer address of what put it into hold-down;
     ``left`` the seconds until time alone changes the state, infinite where it does not."""
 

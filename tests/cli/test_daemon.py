@@ -340,15 +340,15 @@ def test_what_cannot_be_lifted_is_told(made: Make, port: str, why: str) -> None:
 
 
 def test_a_hold_down_degrades(made: Make) -> None:
-    """The problem names port, reason, who is to blame and the remedy, and no time, which would make it new
+    """The problem names port, reason and the remedy, and no time, which would make it new
     every second."""
     rounds, engines = Rounds(), Relay()
     rounds.report = relay_report()
     daemon = made(rounds, engines)
     (problem,) = daemon._find_problems(engines.status())
-    why = "an RA from behind (fe80::, 02:02:02:02:02:02)"
     assert problem == (
-        f"group hotspot: wlan0 is in hold-down: {why}; when that is put right, `portier lift wlan0`"
+        "group hotspot: wlan0 is in hold-down: an RA from behind; "
+        "when that is put right, `portier lift wlan0`"
     )
     assert not daemon._news
     daemon._hear(Event(kind=EventKind.LEARNED, text="a host"))

@@ -126,12 +126,12 @@ def test_ports_in_trouble_come_before_the_others() -> None:
 
 
 def test_a_relay_shows_what_part_its_ports_take() -> None:
-    """Of a port in hold-down: why, who is to blame, how long it lasts; `status --strict` says the same."""
+    """Of a port in hold-down: why, and how long it lasts; `status --strict` counts it and those that wait."""
 
     def relay(value: dict[str, Any]) -> None:
         group = value["groups"][0]
         group |= {"mode": "relay", "rules": 0, "ipv4": "not relayed"}
-        rogue = {"reason": "an RA from behind", "offender": "fe80::bad", "mac": "02:00:00:00:0b:ad"}
+        rogue = {"reason": "an RA by fe80::bad", "offender": "fe80::bad", "mac": "02:00:00:00:0b:ad"}
         nobody = {"reason": "", "offender": None, "mac": None, "left": None}
         eth, tap = group["ports"]
         eth["relay"] = {"service": "forwarding", **nobody}
@@ -142,7 +142,7 @@ def test_a_relay_shows_what_part_its_ports_take() -> None:
     whole = "\n".join(lines)
     eth, tap, other = (next(line for line in lines if line.startswith(f"  {n} ")) for n in PORTS)
     assert "hold-down" in tap
-    assert tap.endswith("an RA from behind (fe80::bad, 02:00:00:00:0b:ad); 59 min 1 s left")
+    assert tap.endswith("an RA by fe80::bad; 59 min 1 s left")
     assert "waiting for RAs" in other
     assert "forwarding" in eth
     assert lines.index(tap) < lines.index(other) < lines.index(eth)
