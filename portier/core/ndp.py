@@ -39,6 +39,8 @@ O_FLAG: Final = 0x20
 UNSPECIFIED: Final = bytes(16)
 ALL_NODES: Final = bytes.fromhex("ff020000000000000000000000000001")
 ALL_NODES_MAC: Final = bytes.fromhex("333300000001")
+ALL_ROUTERS: Final = bytes.fromhex("ff020000000000000000000000000002")
+ALL_ROUTERS_MAC: Final = bytes.fromhex("333300000002")
 SOLICITED_NODE: Final = bytes.fromhex("ff0200000000000000000001ff")  # and the low 24 bits (RFC 4291 2.7.1)
 
 SOURCE_LINK_LAYER: Final = 1
@@ -56,6 +58,7 @@ LEAST: Final = {
     INVERSE_SOLICITATION: 8,
     INVERSE_ADVERTISEMENT: 8,
 }
+_QUOTED: Final = 1280 - 40 - 8
 _ICMPV6 = 58
 _FRAGMENT = 44
 _AUTHENTICATION = 51
@@ -272,6 +275,12 @@ def solicitation(from_mac: bytes, source: bytes, target: bytes, to_mac: bytes = 
     return _frame(to_mac, from_mac, source, destination, message)
 
 
+def router_solicitation(from_mac: bytes) -> bytes:
+    """A Router Solicitation from the unspecified address, without link-layer option: routers answer it by
+    multicast (RFC 4861 section 6.2.6)."""
+    return _frame(ALL_ROUTERS_MAC, from_mac, UNSPECIFIED, ALL_ROUTERS, b"\x85\0\0\0\0\0\0\0")
+
+
 def dad_probe(from_mac: bytes, target: bytes, nonce: bytes) -> bytes:
     """A Duplicate Address Detection probe, as relayed: source ``::``, no link-layer option, the nonce as
     it came (RFC 4862 section 5.4.2, RFC 7527)."""
@@ -292,6 +301,15 @@ def advertisement(
 ) -> bytes:
     """A Neighbor Advertisement with the target link-layer option (RFC 4861 section 4.4)."""
     message = b"\x88\0\0\0" + bytes((flags, 0, 0, 0)) + target + b"\x02\x01" + link_layer
+    return _frame(to_mac, from_mac, source, destination, message)
+
+
+def too_big(
+    to_mac: bytes, from_mac: bytes, source: bytes, destination: bytes, mtu: int, packet: bytes
+) -> bytes:
+    """A Packet Too Big message about `packet`, of which it carries as much as fits into 1280 octets
+    (RFC 4443 sections 2.4 and 3.2)."""
+    message = b"\x02\0\0\0" + mtu.to_bytes(4, "big") + packet[:_QUOTED]
     return _frame(to_mac, from_mac, source, destination, message)
 
 

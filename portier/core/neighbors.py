@@ -8,6 +8,7 @@ What is known of a host stands in `Neighbor`; what follows from it is the engine
 from __future__ import annotations
 
 import enum
+from typing import Generic, Protocol, TypeVar
 
 from portier.core.model import HostRoute, Limits
 from portier.core.timers import Timed
@@ -90,44 +91,57 @@ class Neighbor(Timed):
         self.asked: frozenset[int] = frozenset()
 
 
-class Share:
+class Held(Protocol):
+    """What the shares need to know of an entry: an address on a port.  ``confirmed`` says that it ever
+    answered us."""
+
+    address: bytes
+    ifindex: int
+    mac: bytes
+    confirmed: bool
+
+
+EntryT = TypeVar("EntryT", bound=Held)
+
+
+class Share(Generic[EntryT]):
     """The entries of one port, oldest first, those that ever answered us apart."""
 
     __slots__ = ("confirmed", "unconfirmed")
 
     def __init__(self) -> None:
-        self.confirmed: dict[bytes, Neighbor] = {}
-        self.unconfirmed: dict[bytes, Neighbor] = {}
+        self.confirmed: dict[bytes, EntryT] = {}
+        self.unconfirmed: dict[bytes, EntryT] = {}
 
     def __len__(self) -> int:
         return len(self.confirmed) + len(self.unconfirmed)
 
-    def oldest(self) -> Neighbor:
+    def oldest(self) -> EntryT:
         """Whom to evict: the one that was confirmed or learned the longest ago."""
         entries = self.unconfirmed or self.confirmed
         return next(iter(entries.values()))
 
 
-def _kept(entry: Neighbor) -> bool:
+def _kept(entry: Held) -> bool:
     return entry.confirmed
 
 
-class NeighborTable:
-    """Known hosts by address (packed), with the shares of ports and link-layer addresses."""
+class Shares(Generic[EntryT]):
+    """The entries by port and by link-layer address, and who gives way when there are too many."""
 
     def __init__(self) -> None:
-        self.by_address: dict[bytes, Neighbor] = {}
-        self._ports: dict[int, Share] = {}
-        self._hosts: dict[tuple[int, bytes], dict[bytes, Neighbor]] = {}
+        self._ports: dict[int, Share[EntryT]] = {}
+        self._hosts: dict[tuple[int, bytes], dict[bytes, EntryT]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self.by_address)
+        return self._count
 
     def make_room(
-        self, ifindex: int, mac: bytes, limits: Limits, moving: Neighbor | None = None
-    ) -> list[Neighbor]:
+        self, ifindex: int, mac: bytes, limits: Limits, moving: EntryT | None = None
+    ) -> list[EntryT]:
         """Who must go before one more entry for this port and link-layer address fits, or before `moving`
-        gets there.  They are still in the table: the caller removes them."""
+        gets there.  They are still there: the caller removes them."""
         host = self._hosts.get((ifindex, mac), {})
         if len(host) >= limits.per_host and (moving is None or moving.address not in host):
             return [min(host.values(), key=_kept)]
@@ -138,13 +152,13 @@ class NeighborTable:
             and (moving is None or moving.ifindex != ifindex)
         ):
             return [share.oldest()]
-        if len(self.by_address) >= limits.neighbors and moving is None:
+        if self._count >= limits.neighbors and moving is None:
             return [self._largest().oldest()]
         return []
 
-    def excess(self, limits: Limits) -> Neighbor | None:
+    def excess(self, limits: Limits) -> EntryT | None:
         """Somebody who is too many by `limits`, which may be new."""
-        if len(self.by_address) > limits.neighbors:
+        if self._count > limits.neighbors:
             return self._largest().oldest()
         for share in self._ports.values():
             if len(share) > limits.per_port:
@@ -154,33 +168,22 @@ class NeighborTable:
                 return min(host.values(), key=_kept)
         return None
 
-    def _largest(self) -> Share:
+    def _largest(self) -> Share[EntryT]:
         # The largest share pays, so that a flood on one port never empties another's.
         return max(self._ports.values(), key=len)
 
-    def of_host(self, ifindex: int, mac: bytes) -> list[Neighbor]:
+    def of_host(self, ifindex: int, mac: bytes) -> list[EntryT]:
         """The entries of one link-layer address on a port."""
         return list(self._hosts.get((ifindex, mac), {}).values())
 
-    def add(self, entry: Neighbor) -> None:
-        """Put an entry in; its address must not be in the table."""
-        self.by_address[entry.address] = entry
-        self._enter(entry)
-
-    def remove(self, entry: Neighbor) -> None:
-        """Take an entry out."""
-        del self.by_address[entry.address]
-        self._leave(entry)
-        entry.ifindex = 0
-
-    def place(self, entry: Neighbor, ifindex: int, mac: bytes) -> None:
+    def place(self, entry: EntryT, ifindex: int, mac: bytes) -> None:
         """The host is on another port or has another link-layer address now."""
-        self._leave(entry)
+        self.leave(entry)
         entry.ifindex = ifindex
         entry.mac = mac
-        self._enter(entry)
+        self.enter(entry)
 
-    def confirm(self, entry: Neighbor) -> None:
+    def confirm(self, entry: EntryT) -> None:
         """The host answered us: it is among the last to be evicted now."""
         share = self._ports[entry.ifindex]
         share.unconfirmed.pop(entry.address, None)
@@ -188,14 +191,17 @@ class NeighborTable:
         share.confirmed[entry.address] = entry
         entry.confirmed = True
 
-    def _enter(self, entry: Neighbor) -> None:
+    def enter(self, entry: EntryT) -> None:
+        """Count an entry that is new on its port."""
         share = self._ports.get(entry.ifindex)
         if share is None:
             share = self._ports[entry.ifindex] = Share()
         (share.confirmed if entry.confirmed else share.unconfirmed)[entry.address] = entry
         self._hosts.setdefault((entry.ifindex, entry.mac), {})[entry.address] = entry
+        self._count += 1
 
-    def _leave(self, entry: Neighbor) -> None:
+    def leave(self, entry: EntryT) -> None:
+        """Count an entry no more."""
         share = self._ports[entry.ifindex]
         share.confirmed.pop(entry.address, None)
         share.unconfirmed.pop(entry.address, None)
@@ -206,3 +212,23 @@ class NeighborTable:
         del host[entry.address]
         if not host:
             del self._hosts[key]
+        self._count -= 1
+
+
+class NeighborTable(Shares[Neighbor]):
+    """Known hosts by address (packed), with the shares of ports and link-layer addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_address: dict[bytes, Neighbor] = {}
+
+    def add(self, entry: Neighbor) -> None:
+        """Put an entry in; its address must not be in the table."""
+        self.by_address[entry.address] = entry
+        self.enter(entry)
+
+    def remove(self, entry: Neighbor) -> None:
+        """Take an entry out."""
+        del self.by_address[entry.address]
+        self.leave(entry)
+        entry.ifindex = 0

@@ -30,7 +30,7 @@ class Verdict(enum.IntEnum):
     # Something was done.
     ANSWERED = 0, "answered", False
     RESOLVING = 1, "resolving", False  # the target is being asked for, the asker waits
-    RELAYED = 2, "relayed", False  # a DAD probe went to the other ports
+    RELAYED = 2, "relayed", False  # went to the other ports, or to the one it is for
     DEFENDED = 3, "defended", False  # a DAD probe for an address in use was answered
     HEARD = 4, "heard", False  # an advertisement, taken note of
     # Nothing to do, and rightly so.
@@ -79,6 +79,14 @@ class Verdict(enum.IntEnum):
     BAD_OPERATION = 41, "bad-operation", True
     BAD_LINK_LAYER = 42, "bad-link-layer-address", True
     BROADCAST = 43, "broadcast-target", True  # the network's own address, or its broadcast address
+    # Mode relay.
+    QUEUED = 44, "queued", False  # waits for its destination to be found
+    QUEUE_FULL = 45, "queue-full", True
+    TOO_BIG = 46, "too-big", True  # for the port it would leave by; the sender is told
+    HOLD_DOWN = 47, "hold-down", True  # the port takes no part for a while
+    WAITING = 48, "waiting-for-router", True  # the port takes no part yet
+    ROGUE_ROUTER = 49, "rogue-router", True  # a Router Advertisement that should not be there
+    NOT_IPV6 = 50, "not-ipv6", True
 
 
 class AddRoute(NamedTuple):
