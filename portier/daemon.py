@@ -360,6 +360,8 @@ class Daemon:
         return {
             "name": group.name,
             "mode": group.mode.value,
+            "table": of.tables.own if of.tables else None,
+            "uplink_table": (of.tables.uplink or None) if of.tables else None,
             "upstream": {"candidates": list(group.upstream), "active": of.active},
             "ports": [_port(port, worker) for port in of.ports],
             "live": [{"prefix": str(live.prefix), "grace_left": live.grace_left} for live in of.live],

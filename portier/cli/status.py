@@ -101,6 +101,9 @@ def _group(group: dict[str, Any], columns: int) -> Iterator[str]:
         yield "  multicast: advertised as a router (RFC 4286)"
     elif group["mode"] == "route":
         yield f"  multicast: {text.plural(multicast['members'], 'group')} joined"
+    if group["table"]:
+        alone = f", {group['uplink_table']} for what downstreams send" if group["uplink_table"] else ""
+        yield from text.wrap(f"routing table {group['table']}{alone}", columns, indent=2)
     if live:
         yield from text.wrap(f"upstream prefixes: {', '.join(live)}", columns, indent=2)
     worker = group["worker"]

@@ -255,8 +255,6 @@ class _Builder:
             self.refuse(fields["announce"], f"announce: {announce}")
         routes = _merged("routes", defaults, own)
         scope = _choice(fields, "scope", Scope.HOST)
-        if scope is Scope.GROUP:
-            self.refuse(fields["scope"], "scope: group")
         if scope is Scope.GROUP and "routes" in fields and fields["routes"].data is False:
             self.fail(
                 fields["scope"], "scope: group routes by the routes of hosts, and routes: false makes none"

@@ -21,6 +21,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
+from portier.core import scope
 from portier.core.model import (
     Answer,
     Bound,
@@ -41,6 +42,7 @@ from portier.core.model import (
     State,
     Sysctls,
 )
+from portier.core.scope import Tables
 
 PROTOCOL: Final = 135  # of the routes and policy rules that Portier makes: the type of a solicitation
 TAKE_BACK: Final = 10.0  # seconds for which an earlier upstream candidate must be usable to be taken back
@@ -69,6 +71,7 @@ class Recorded(NamedTuple):
 
     routes: frozenset[HostRoute] = frozenset()
     rules: frozenset[PolicyRule] = frozenset()
+    table_routes: frozenset[KernelRoute] = frozenset()
     sysctls: Mapping[str, tuple[str, str]] = {}
     owners: Mapping[str, int] = {}
     forwarding_default: str | None = None
@@ -99,6 +102,7 @@ class _GroupMemory(NamedTuple):
     lost: Mapping[Network, float]  # those before them -> when they were lost
     bound: Bound
     warnings: tuple[str, ...]  # that depend on nothing but ``bound``
+    tables: Tables | None  # with `scope: group`
 
 
 class _Out(NamedTuple):
@@ -126,6 +130,7 @@ class _Binding(NamedTuple):
     claims: Mapping[int, str]
     bounds: Sequence[Bound]
     rules: frozenset[PolicyRule]
+    table_routes: frozenset[KernelRoute]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +169,8 @@ class LivePrefix(NamedTuple):
 
 
 class GroupReport(NamedTuple):
-    """How a group stands.  ``problems`` degrade the daemon, ``warnings`` do not."""
+    """How a group stands.  ``problems`` degrade the daemon, ``warnings`` do not.  ``tables`` are its own
+    ones, with `scope: group`."""
 
     group: Group
     active: str | None
@@ -173,6 +179,7 @@ class GroupReport(NamedTuple):
     ipv4: bool
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+    tables: Tables | None = None
 
 
 class Report(NamedTuple):
@@ -283,7 +290,40 @@ class DropRoute:
         return f"- {_route_text(self.route, self.device)}"
 
 
-Step = SetSysctl | PutRule | DropRule | StartWorker | UpdateWorker | StopWorker | PutRoute | DropRoute
+@dataclass(frozen=True, slots=True)
+class PutTableRoute:
+    """Add a route of a group's own table."""
+
+    route: KernelRoute
+    device: str
+
+    def __str__(self) -> str:
+        return f"+ {_table_route_text(self.route, self.device)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropTableRoute:
+    """Remove a route of a group's own table."""
+
+    route: KernelRoute
+    device: str
+
+    def __str__(self) -> str:
+        return f"- {_table_route_text(self.route, self.device)}"
+
+
+Step = (
+    SetSysctl
+    | PutRule
+    | DropRule
+    | StartWorker
+    | UpdateWorker
+    | StopWorker
+    | PutRoute
+    | DropRoute
+    | PutTableRoute
+    | DropTableRoute
+)
 
 
 def _route_text(route: HostRoute, device: str) -> str:
@@ -291,10 +331,19 @@ def _route_text(route: HostRoute, device: str) -> str:
     return f"route {ip_address(route.address)}/{8 * len(route.address)} dev {device}{table}"
 
 
+def _table_route_text(route: KernelRoute, device: str) -> str:
+    via = f" via {ip_address(route.gateway)}" if route.gateway else ""
+    destination = f"{ip_address(route.destination)}/{route.prefix_length}"
+    return f"route {destination}{via} dev {device} table {route.table} metric {route.metric}"
+
+
 def _rule_text(rule: PolicyRule) -> str:
     source = f" from {rule.source}" if rule.source else ""
     destination = f" to {rule.destination}" if rule.destination else ""
-    return f"rule iif {rule.iif}{source}{destination} blackhole"
+    action = "unreachable" if rule.unreachable else f"lookup {rule.table}" if rule.table else "blackhole"
+    suppress = f" suppress_prefixlength {rule.suppress}" if rule.suppress >= 0 else ""
+    family = " (IPv4)" if rule.version == 4 else ""
+    return f"rule iif {rule.iif}{source}{destination} {action}{suppress}{family}"
 
 
 def _change(old: Bound, new: Bound) -> str:
@@ -500,6 +549,7 @@ def desired(
         host_routes=_wanted_routes(learned, binding.bounds, snapshot, recorded),
         rules=binding.rules,
         sysctls=sysctls.want,
+        table_routes=binding.table_routes,
     )
     report = Report(
         groups=binding.reports,
@@ -523,6 +573,7 @@ def _same(memory: Memory, config: Config | None, snapshot: Snapshot) -> bool:
         and memory.last.snapshot.addresses is snapshot.addresses
         and memory.last.snapshot.routes is snapshot.routes
         and memory.last.snapshot.local_rule == snapshot.local_rule
+        and memory.last.snapshot.lookups == snapshot.lookups
     )
 
 
@@ -538,14 +589,29 @@ def _bind(config: Config | None, snapshot: Snapshot, memory: Memory, now: float)
     reports = []
     groups = {}
     deadline = math.inf
+    before = {name: kept.tables for name, kept in memory.groups.items() if kept.tables}
+    priority = _priority(snapshot)
+    tables = scope.allot(config.groups if config else (), before, snapshot)
     for group in config.groups if config else ():
         known = memory.groups.get(group.name)
-        binder = _Binder(group, known, now, links=links, routes=routes, claims=claims)
-        of_group, groups[group.name] = binder.result()
-        reports.append(of_group)
+        own = tables.get(group.name)
+        binder = _Binder(group, known, now, links=links, routes=routes, claims=claims, tables=own)
+        of_group, kept = binder.result()
+        groups[group.name] = kept
+        more = scope.warnings(kept.bound, own, kept.facts.versions, snapshot, priority)
+        reports.append(of_group._replace(warnings=(*of_group.warnings, *more), tables=own))
         deadline = min(deadline, binder.deadline)
 
     bounds = [kept.bound for kept in groups.values() if kept.bound.ports]
+    rules = {rule for bound in bounds for rule in _rules_of(bound, priority)}
+    table_routes: set[KernelRoute] = set()
+    if tables:
+        by_link = scope.by_link(snapshot.routes)
+        for kept in groups.values():
+            if kept.tables:
+                versions = kept.facts.versions
+                rules.update(scope.rules_of(kept.bound, kept.tables, versions, priority))
+                table_routes.update(scope.routes_of(kept.bound, kept.tables, versions, by_link))
     last = _Binding(
         config=config,
         snapshot=snapshot,
@@ -553,7 +619,8 @@ def _bind(config: Config | None, snapshot: Snapshot, memory: Memory, now: float)
         reports=tuple(reports),
         claims=claims,
         bounds=bounds,
-        rules=frozenset(rule for bound in bounds for rule in _rules_of(bound, snapshot.local_rule)),
+        rules=frozenset(rules),
+        table_routes=frozenset(table_routes),
     )
     return Memory(deadline=deadline, groups=groups, routes=routes, last=last)
 
@@ -563,7 +630,7 @@ def _wanted_routes(
 ) -> frozenset[HostRoute]:
     """What was learned on a port that there still is, but for what the kernel has from somebody else."""
     places = {
-        (port.ifindex, routes.table, routes.metric, routes.protocol)
+        (port.ifindex, port.table, routes.metric, routes.protocol)
         for bound in bounds
         if (routes := bound.group.routes) is not None
         for port in bound.ports
@@ -572,8 +639,12 @@ def _wanted_routes(
     return frozenset(route for route in learned - foreign if route[1:] in places)
 
 
-def _rules_of(bound: Bound, local_rule: int) -> Iterable[PolicyRule]:
-    priority = max(RULE_PRIORITY, local_rule + 1)  # people with VRFs move the local table's down
+def _priority(snapshot: Snapshot) -> int:
+    """That of the first of Portier's rules; people with VRFs move the local table's down."""
+    return max(RULE_PRIORITY, snapshot.local_rule + 1)
+
+
+def _rules_of(bound: Bound, priority: int) -> Iterable[PolicyRule]:
     for port in bound.ports:
         if bound.group.mode is Mode.RELAY:
             yield _keep_out(priority, port.name)
@@ -634,6 +705,7 @@ class _Binder:
         links: _Links,
         routes: _Routes,
         claims: dict[int, str],
+        tables: Tables | None,
     ) -> None:
         # A reload that leaves a group as it was makes an equal group, but another object.
         if known is not None and (known.group is group or known.group == group):
@@ -644,6 +716,7 @@ class _Binder:
         self.links = links
         self.routes = routes
         self.claims = claims
+        self.tables = tables
         self.now = now
         self.deadline = math.inf
         self.ports: list[Port] = []
@@ -671,7 +744,9 @@ class _Binder:
         report = GroupReport(
             self.group, active, tuple(self.reports), live, self.facts.ipv4, problems, warnings
         )
-        kept = _GroupMemory(self.group, self.facts, active, self.usable, prefixes, lost, bound, warnings)
+        kept = _GroupMemory(
+            self.group, self.facts, active, self.usable, prefixes, lost, bound, warnings, self.tables
+        )
         return report, kept
 
     # The upstream.
@@ -797,6 +872,7 @@ class _Binder:
                 tuple(own),
                 *out,
                 _source4(usable),
+                scope.table_of(self.group, self.tables, link, self.links.by_index.get(link.master)),
             )
         )
 
@@ -1039,6 +1115,7 @@ def actual(snapshot: Snapshot, running: Mapping[str, Bound], recorded: Recorded,
         host_routes=snapshot.host_routes & recorded.routes,
         rules=snapshot.rules & (recorded.rules | want.rules),
         sysctls=values,
+        table_routes=snapshot.table_routes & (recorded.table_routes | want.table_routes),
     )
 
 
@@ -1046,29 +1123,41 @@ def diff(want: State, have: State, names: Mapping[int, str] | None = None) -> tu
     """The steps from ``have`` to ``want``, in the order in which nothing is ever worse off in between.
 
     RA acceptance comes before forwarding, which would drop the routes learned from RAs; rules come before
-    the workers whose relayed frames they keep the kernel from answering.  An interface has one owner at
+    the workers whose relayed frames they keep the kernel from answering, and behind the routes of the tables
+    that they lead to.  An interface has one owner at
     any time, so workers stop or shrink before others get their ports.  Routes are added before any is
     removed, for a host that moved has both.  What is put back comes last, in reverse: forwarding, then RA
     acceptance.  ``names`` are interface names by index, for the routes of ports that are gone.
     """
     added, removed = want.host_routes - have.host_routes, have.host_routes - want.host_routes
     devices = dict(names or {})
-    if added or removed:
+    if added or removed or want.table_routes != have.table_routes:
         bounds = [*have.workers.values(), *want.workers.values()]
         devices.update((port.ifindex, port.name) for bound in bounds for port in bound.ports)
 
-    def device(route: HostRoute) -> str:
+    def device(route: HostRoute | KernelRoute) -> str:
         return devices.get(route.ifindex, f"#{route.ifindex}")
 
     setting, restoring = _sysctl_steps(want.sysctls, have.sysctls)
     steps: list[Step] = list(setting)
+    steps += [
+        PutTableRoute(route, device(route)) for route in _in_order(want.table_routes - have.table_routes)
+    ]
     steps += [PutRule(rule) for rule in sorted(want.rules - have.rules)]
     steps += _worker_steps(want.workers, have.workers)
     steps += [PutRoute(route, device(route)) for route in sorted(added)]
     steps += [DropRoute(route, device(route)) for route in sorted(removed)]
     steps += [DropRule(rule) for rule in sorted(have.rules - want.rules)]
+    steps += [
+        DropTableRoute(route, device(route)) for route in _in_order(have.table_routes - want.table_routes)
+    ]
     steps += restoring
     return tuple(steps)
+
+
+def _in_order(routes: Iterable[KernelRoute]) -> list[KernelRoute]:
+    """On-link before gateway, where they are alike otherwise."""
+    return sorted(routes, key=lambda route: (route.table, *route[:3], route.gateway or b"", route.metric))
 
 
 _SETTING: Final = {("accept_ra", "2"): 0, ("force_forwarding", "1"): 1}

@@ -324,8 +324,8 @@ class RouteEngine:
     def _recheck(self, before: Bound) -> None:
         """Drop what no longer fits the ports, rules and limits, and set the rest right."""
         bound = self._group_bound
-        places = {(port.ifindex, port.name, port.role) for port in bound.ports}
-        ports_changed = places != {(port.ifindex, port.name, port.role) for port in before.ports}
+        places = {(port.ifindex, port.name, port.role, port.table) for port in bound.ports}
+        ports_changed = places != {(port.ifindex, port.name, port.role, port.table) for port in before.ports}
         rules_changed = ports_changed or before.group != bound.group or before.live != bound.live
         if rules_changed:
             for entry in list(self._by_address.values()):
@@ -581,8 +581,7 @@ class RouteEngine:
         return self._sayable(port, entry.address, say, _Decision(Verdict.ANSWERED, entry, rule))
 
     def _judge_routed(self, port: _Attached, target: bytes, rule: CompiledRule, say: Say) -> _Decision:
-        routes = self._group.routes
-        out = self._ports.get(self._kernel.route(target, 254 if routes is None else routes.table))
+        out = self._ports.get(self._kernel.route(target, port.port.table))
         if out is None:
             say("answer routed: the kernel has no route for it by a port of the group")
             return _Decision(Verdict.NO_ROUTE, rule=rule)
@@ -1381,10 +1380,10 @@ class RouteEngine:
         return self._outcome(Verdict.HEARD)
 
     def _route_for(self, address: bytes, ifindex: int) -> HostRoute | None:
-        routes = self._group.routes
-        if routes is None or self._ports[ifindex].upstream:
+        routes, port = self._group.routes, self._ports[ifindex]
+        if routes is None or port.upstream:
             return None
-        return HostRoute(address, ifindex, routes.table, routes.metric, routes.protocol)
+        return HostRoute(address, ifindex, port.port.table, routes.metric, routes.protocol)
 
     def _want_route(self, entry: Neighbor, now: float, *, wanted: bool) -> None:
         """Set the route of a host that is new, or newly somewhere.  Those whom nobody waits for leave half

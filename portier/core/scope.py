@@ -28,10 +28,8 @@ from portier.core.model import (
     Group,
     KernelRoute,
     Link,
-    Live,
     PolicyRule,
     Role,
-    Rule,
     Scope,
     Snapshot,
 )
@@ -52,17 +50,6 @@ class Tables(NamedTuple):
 
     own: int
     uplink: int = 0
-
-
-def versions(group: Group) -> frozenset[int]:
-    """The IP versions that the group's rules name."""
-    return frozenset(_version(rule) for rule in group.rules)
-
-
-def _version(rule: Rule) -> int:
-    if isinstance(rule.prefix, Live):
-        return 4 if rule.prefix is Live.UPSTREAM_IPV4 else 6
-    return rule.prefix.version
 
 
 # -- the tables ------------------------------------------------------------------------------------------
@@ -113,18 +100,22 @@ def by_link(routes: Iterable[KernelRoute]) -> Mapping[int, Sequence[KernelRoute]
 
 
 def routes_of(
-    bound: Bound, tables: Tables, routes: Mapping[int, Sequence[KernelRoute]]
+    bound: Bound,
+    tables: Tables,
+    versions: Collection[int],
+    routes: Mapping[int, Sequence[KernelRoute]],
 ) -> Iterator[KernelRoute]:
-    """The routes of a group's tables, but for those to its hosts."""
+    """The routes of a group's tables, but for those to its hosts; ``versions`` are those of IP that its rules
+    name."""
     if bound.group.routes is None:
         return
-    protocol, wanted = bound.group.routes.protocol, versions(bound.group)
+    protocol = bound.group.routes.protocol
     chosen: dict[tuple[bytes, int, int], KernelRoute] = {}
     for port in bound.ports:
         if port.table != tables.own:
             continue
         upstream = port.role is Role.UPSTREAM
-        for route in _by_port(routes.get(port.ifindex, ()), wanted, default=upstream):
+        for route in _by_port(routes.get(port.ifindex, ()), versions, default=upstream):
             # One destination and metric has one place in a table, but for several routers on one link.
             place = (route.destination, route.prefix_length, route.metric)
             first = chosen.setdefault(place, route)
@@ -138,7 +129,7 @@ def routes_of(
 
 
 def _by_port(
-    routes: Sequence[KernelRoute], wanted: Collection[int], *, default: bool
+    routes: Sequence[KernelRoute], versions: Collection[int], *, default: bool
 ) -> Iterator[KernelRoute]:
     """What the kernel routes by one port, with the default route or without.
 
@@ -152,7 +143,7 @@ def _by_port(
     for route in sorted(routes, key=lambda route: (route.metric, route.gateway or b"")):
         bits = 8 * len(route.destination)
         alone = route.gateway is None and route.prefix_length == bits
-        if (4 if bits == 32 else 6) not in wanted or alone or not (route.prefix_length or default):
+        if (4 if bits == 32 else 6) not in versions or alone or not (route.prefix_length or default):
             continue
         summed = route.protocol not in PLAIN_MAKERS and not route.prefix_length
         rank = (summed, route.table != MAIN, route.table)
@@ -167,12 +158,12 @@ def _by_port(
 # -- the rules -------------------------------------------------------------------------------------------
 
 
-def rules_of(bound: Bound, tables: Tables, priority: int) -> Iterator[PolicyRule]:
+def rules_of(bound: Bound, tables: Tables, versions: Collection[int], priority: int) -> Iterator[PolicyRule]:
     """The rules that lead to a group's tables; ``priority`` is that of the rules that keep the kernel quiet,
     which come first."""
     protocol = bound.group.routes.protocol if bound.group.routes else 0
     ports = [port for port in bound.ports if port.table == tables.own]
-    for version in versions(bound.group) if ports else ():
+    for version in versions if ports else ():
         for port in ports:
             own = tables.own if port.role is Role.UPSTREAM or not tables.uplink else tables.uplink
             lookup = PolicyRule(priority + _LOOKUP, port.name, "", "", protocol, own, version)
@@ -185,7 +176,9 @@ def rules_of(bound: Bound, tables: Tables, priority: int) -> Iterator[PolicyRule
 # -- what looks wrong ------------------------------------------------------------------------------------
 
 
-def warnings(bound: Bound, tables: Tables | None, snapshot: Snapshot, priority: int) -> Iterator[str]:
+def warnings(
+    bound: Bound, tables: Tables | None, versions: Collection[int], snapshot: Snapshot, priority: int
+) -> Iterator[str]:
     """What keeps tables from having their effect."""
     if tables and (inside := [port.name for port in bound.ports if port.table != tables.own]):
         yield f"`scope: group` leaves what is inside a VRF to the VRF's own table: {', '.join(inside)}"
@@ -199,7 +192,7 @@ def warnings(bound: Bound, tables: Tables | None, snapshot: Snapshot, priority: 
         return
     led = {link.table for link in snapshot.links} | {MAIN, tables.own if tables else MAIN}
     for table in sorted({port.table for port in bound.ports if port.role is Role.DOWNSTREAM} - led):
-        for version in sorted(versions(bound.group), reverse=True):
+        for version in sorted(versions, reverse=True):
             if (version, table) not in snapshot.lookups:
                 yield (
                     f"no policy rule and no VRF leads to table {table}, so host routes there have no effect: "

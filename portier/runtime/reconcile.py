@@ -25,6 +25,7 @@ from portier.core.model import (
     Event,
     EventKind,
     HostRoute,
+    KernelRoute,
     PolicyRule,
     Snapshot,
     State,
@@ -74,6 +75,12 @@ class Kernel(Protocol):
     def remove_route(self, route: HostRoute) -> None:
         """Remove a host route that is on record, there too; that it is gone is success."""
 
+    def add_table_route(self, route: KernelRoute) -> None:
+        """Add a route of a group's own table; that it is there is success."""
+
+    def remove_table_route(self, route: KernelRoute) -> None:
+        """Remove a route of a group's own table that is on record; that it is gone is success."""
+
     def add_rule(self, rule: PolicyRule) -> None:
         """Add a policy rule."""
 
@@ -98,6 +105,15 @@ class Record(Protocol):
 
     def forget_route(self, route: HostRoute) -> None:
         """Strike a route that is gone."""
+
+    def table_routes(self) -> frozenset[KernelRoute]:
+        """Routes of groups' own tables on record."""
+
+    def note_table_route(self, route: KernelRoute) -> None:
+        """Record a route of a group's own table that is about to be added."""
+
+    def forget_table_route(self, route: KernelRoute) -> None:
+        """Strike a route of a group's own table that is gone."""
 
     def rules(self) -> frozenset[PolicyRule]:
         """Policy rules on record."""
@@ -534,6 +550,7 @@ class Reconciler:
         recorded = Recorded(
             routes=self._record.routes(),
             rules=self._record.rules(),
+            table_routes=self._record.table_routes(),
             sysctls=sysctls,
             owners=self._record.owners(),
             forwarding_default=self._kernel.get_sysctl(plan.FORWARDING_DEFAULT)
@@ -592,6 +609,8 @@ class Reconciler:
             self._record.forget_sysctl(path)
         for rule in look.recorded.rules - look.snapshot.rules - look.want.rules:
             self._record.forget_rule(rule)
+        for table_route in look.recorded.table_routes - look.snapshot.table_routes - look.want.table_routes:
+            self._record.forget_table_route(table_route)
 
         wanted = look.before | look.after
         self._foreign = {route: since for route, since in self._foreign.items() if route in wanted}
@@ -630,6 +649,12 @@ class Reconciler:
             case plan.DropRule():
                 kernel.remove_rule(step.rule)
                 self._record.forget_rule(step.rule)
+            case plan.PutTableRoute():
+                self._record.note_table_route(step.route)
+                kernel.add_table_route(step.route)
+            case plan.DropTableRoute():
+                kernel.remove_table_route(step.route)
+                self._record.forget_table_route(step.route)
             case plan.StartWorker():
                 self._workers.start(step.bound)
             case plan.UpdateWorker():
@@ -735,7 +760,8 @@ def _numbers(config: Config | None, recorded: Recorded) -> frozenset[int]:
     """The protocol numbers of the routes and rules that are, or once were, Portier's."""
     groups = config.groups if config else ()
     used = {group.routes.protocol for group in groups if group.routes is not None}
-    return frozenset({plan.PROTOCOL} | used | {route.protocol for route in recorded.routes})
+    made = {route.protocol for route in recorded.routes} | {rule.protocol for rule in recorded.rules}
+    return frozenset({plan.PROTOCOL} | used | made | {route.protocol for route in recorded.table_routes})
 
 
 def once(

@@ -26,6 +26,8 @@ HEALTHY: dict[str, Any] = {
         {
             "name": "guests",
             "mode": "route",
+            "table": 1_350_000_000,
+            "uplink_table": 1_350_000_001,
             "upstream": {"candidates": ["eth0", "eth1"], "active": "eth0"},
             "ports": [
                 {

@@ -101,9 +101,10 @@ class Playbook:
         self.configure()
 
     def configure(self, **changes: Any) -> None:
+        routes, ports = self.group.routes, changes.get("ports", self.ports)
         bound = Bound(
             group=self.group,
-            ports=changes.get("ports", self.ports),
+            ports=tuple(port._replace(table=routes.table) for port in ports) if routes else ports,
             live=changes.get("live", self.live),
             next_hops=changes.get("next_hops", self.next_hops),
         )
