@@ -86,9 +86,6 @@ _IPV4_IN_RELAY = (
     "IPv4 is not relayed in mode relay (RFC 4389 is for IPv6 alone): by ARP it is proxied in mode route"
 )
 
-_INACTIVE_ANNOUNCE = (
-    "announce: true (the default) is not active yet: hosts learned or moved are not announced"
-)
 _INACTIVE_MULTICAST = "multicast: groups (the default) is not active yet: no solicited-node groups are joined"
 
 
@@ -145,8 +142,6 @@ def build(root: Mapping, data: dict[str, Any], problems: list[Problem]) -> tuple
     if "listen" in metrics and metrics["listen"].data is not None:
         builder.refuse(metrics["listen"], "metrics.listen")
     inactive = []
-    if any(group.announce is Announce.ON for group in built):
-        inactive.append(_INACTIVE_ANNOUNCE)
     if any(group.mode is Mode.ROUTE and group.multicast is Multicast.GROUPS for group in built):
         inactive.append(_INACTIVE_MULTICAST)
     given = {
@@ -251,8 +246,6 @@ class _Builder:
         elif advertisements is RouterAdvertisements.RELAY:
             self.refuse(fields["router_advertisements"], "router_advertisements: relay")
         announce = Announce.OFF if mode is Mode.RELAY else _choice(fields, "announce", Announce.ON)
-        if "announce" in fields and announce is not Announce.OFF:
-            self.refuse(fields["announce"], f"announce: {announce}")
         routes = _merged("routes", defaults, own)
         scope = _choice(fields, "scope", Scope.HOST)
         if scope is Scope.GROUP and "routes" in fields and fields["routes"].data is False:

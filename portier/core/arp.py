@@ -94,25 +94,19 @@ def _unicast(address: bytes) -> bool:
     return address[0] not in {0, 127} and address[0] & 0xF0 != 0xE0 and address != BROADCAST
 
 
-def request(from_mac: bytes, sender: bytes, target: bytes, to_mac: bytes = BROADCAST_MAC) -> bytes:
+def request(
+    from_mac: bytes, sender: bytes, target: bytes, to_mac: bytes = BROADCAST_MAC, link_layer: bytes = b""
+) -> bytes:
     """A request: by broadcast to find `target`, or by unicast to `to_mac` to see whether it is still there
-    (RFC 1122 section 2.3.2.1)."""
+    (RFC 1122 section 2.3.2.1).  It says that `sender` is at `link_layer`, else where it comes from."""
     return b"".join(
-        (NO_OFFLOAD, to_mac, from_mac, REQUEST_HEAD, from_mac, sender, _NO_MAC, target),
+        (NO_OFFLOAD, to_mac, from_mac, REQUEST_HEAD, link_layer or from_mac, sender, _NO_MAC, target),
     )
 
 
 def probe(from_mac: bytes, target: bytes) -> bytes:
     """A probe for `target`, by which others are asked whether they have it (RFC 5227 section 2.1.1)."""
     return request(from_mac, UNSPECIFIED, target)
-
-
-def announcement(from_mac: bytes, link_layer: bytes, address: bytes) -> bytes:
-    """An announcement that `address` is at `link_layer`: who has an entry for it corrects it (RFC 5227
-    section 3)."""
-    return b"".join(
-        (NO_OFFLOAD, BROADCAST_MAC, from_mac, REQUEST_HEAD, link_layer, address, _NO_MAC, address),
-    )
 
 
 def reply(to_mac: bytes, from_mac: bytes, link_layer: bytes, sender: bytes, target: bytes) -> bytes:

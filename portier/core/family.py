@@ -122,10 +122,11 @@ class Voice(ABC):
     an answer needs, ``probes`` what a relayed probe needs; the methods may be called only where that is so.
 
     Flags are those of a Neighbor Advertisement.  ``ROUTER`` is an address that any router may ask from, b""
-    where there is no such thing.
+    where there is no such thing; ``kernel_defends`` says that a proxy entry of the kernel answers probes too.
     """
 
     ROUTER = b""
+    kernel_defends = False
 
     asks: bool
     answers: bool
@@ -153,14 +154,31 @@ class Voice(ABC):
         """The objection to a probe for `target` by `to_mac`."""
 
     @abstractmethod
-    def announcement(self, address: bytes, flags: int) -> bytes:
-        """The news, to all on the link, that frames for `address` go to this port."""
+    def news(self, address: bytes, flags: int) -> bytes:
+        """That frames for `address` go to this port, for those who have not heard of it."""
+
+    @abstractmethod
+    def correction(self, address: bytes, flags: int) -> bytes:
+        """The same for those who have another link-layer address for it."""
+
+    @abstractmethod
+    def introduction(self, address: bytes, router: bytes) -> bytes:
+        """A question of `address` for a router's own address, from which that learns as from a host's."""
+
+    @abstractmethod
+    def rebuttal(self, address: bytes) -> bytes:
+        """The objection to one who uses `address` without having asked; b"" where the family knows none."""
+
+    @abstractmethod
+    def group(self, target: bytes) -> bytes:
+        """The multicast group in which `target` is asked for on this port; b"" for none."""
 
 
 class NdVoice(Voice):
     """Neighbor Discovery on a port."""
 
     ROUTER = b"\xfe\x80" + bytes(13) + b"\1"
+    kernel_defends = True
 
     def __init__(self, port: Port, advertisement: Advertisement) -> None:
         self._mac = port.mac or b""
@@ -195,14 +213,38 @@ class NdVoice(Voice):
     def defence(self, to_mac: bytes, target: bytes, flags: int) -> bytes:
         """RFC 4861 section 7.2.4: S=0, to all nodes."""
         del to_mac
-        return self.announcement(target, flags & ~ndp.S_FLAG)
+        return self._unasked(target, flags & ~ndp.S_FLAG)
 
-    def announcement(self, address: bytes, flags: int) -> bytes:
-        """RFC 4861 section 7.2.6."""
+    def news(self, address: bytes, flags: int) -> bytes:
+        """RFC 9131 section 6.1.2: O=0, to all routers."""
+        return self._unasked(address, flags, ndp.ALL_ROUTERS_MAC, ndp.ALL_ROUTERS)
+
+    def correction(self, address: bytes, flags: int) -> bytes:
+        """RFC 4861 section 7.2.6: O=1, to all nodes."""
+        return self._unasked(address, flags | ndp.O_FLAG)
+
+    def introduction(self, address: bytes, router: bytes) -> bytes:
+        """RFC 4861 section 7.2.3: the router makes an entry of source and option."""
+        return ndp.solicitation(self._mac, address, router, link_layer=self._link_layer)
+
+    def rebuttal(self, address: bytes) -> bytes:
+        """RFC 4862 detects duplicates by probes alone."""
+        del address
+        return b""
+
+    def group(self, target: bytes) -> bytes:
+        """RFC 4291 section 2.7.1."""
+        return ndp.solicited_node(target) if self.probes else b""
+
+    def _unasked(
+        self,
+        address: bytes,
+        flags: int,
+        to_mac: bytes = ndp.ALL_NODES_MAC,
+        destination: bytes = ndp.ALL_NODES,
+    ) -> bytes:
         source = address if self._from_target else self._source
-        return ndp.advertisement(
-            ndp.ALL_NODES_MAC, self._mac, source, ndp.ALL_NODES, address, flags, self._link_layer
-        )
+        return ndp.advertisement(to_mac, self._mac, source, destination, address, flags, self._link_layer)
 
 
 class ArpVoice(Voice):
@@ -239,7 +281,28 @@ class ArpVoice(Voice):
         del flags
         return arp.reply(to_mac, self._mac, self._link_layer, target, arp.UNSPECIFIED)
 
-    def announcement(self, address: bytes, flags: int) -> bytes:
-        """RFC 5227 section 2.3."""
+    def news(self, address: bytes, flags: int) -> bytes:
+        """RFC 5227 section 2.3: an announcement, to whom it may concern."""
         del flags
-        return arp.announcement(self._mac, self._link_layer, address)
+        return self._announcement(address)
+
+    def correction(self, address: bytes, flags: int) -> bytes:
+        """The same."""
+        del flags
+        return self._announcement(address)
+
+    def introduction(self, address: bytes, router: bytes) -> bytes:
+        """RFC 826: who is asked for makes an entry of the sender."""
+        return arp.request(self._mac, address, router, link_layer=self._link_layer)
+
+    def rebuttal(self, address: bytes) -> bytes:
+        """RFC 5227 section 2.4: one announcement."""
+        return self._announcement(address)
+
+    def group(self, target: bytes) -> bytes:
+        """ARP asks by broadcast."""
+        del target
+        return b""
+
+    def _announcement(self, address: bytes) -> bytes:
+        return arp.request(self._mac, address, address, link_layer=self._link_layer)

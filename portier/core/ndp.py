@@ -263,15 +263,17 @@ def _frame(to_mac: bytes, from_mac: bytes, source: bytes, destination: bytes, me
     )
 
 
-def solicitation(from_mac: bytes, source: bytes, target: bytes, to_mac: bytes = b"") -> bytes:
+def solicitation(
+    from_mac: bytes, source: bytes, target: bytes, to_mac: bytes = b"", link_layer: bytes = b""
+) -> bytes:
     """A Neighbor Solicitation: by multicast to find `target`, or by unicast to `to_mac` to see whether it
-    is still there (RFC 4861 section 7.2.2, 7.3.3)."""
+    is still there (RFC 4861 section 7.2.2, 7.3.3).  Its option is `link_layer`, else where it comes from."""
     if to_mac:
         destination = target
     else:
         destination = solicited_node(target)
         to_mac = b"\x33\x33\xff" + target[13:]
-    message = b"\x87\0\0\0\0\0\0\0" + target + b"\x01\x01" + from_mac
+    message = b"\x87\0\0\0\0\0\0\0" + target + b"\x01\x01" + (link_layer or from_mac)
     return _frame(to_mac, from_mac, source, destination, message)
 
 

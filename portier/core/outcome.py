@@ -87,6 +87,7 @@ class Verdict(enum.IntEnum):
     WAITING = 48, "waiting-for-router", True  # the port takes no part yet
     ROGUE_ROUTER = 49, "rogue-router", True  # a Router Advertisement that should not be there
     NOT_IPV6 = 50, "not-ipv6", True
+    KERNEL = 51, "kernel-answers", False  # answer: kernel
 
 
 class AddRoute(NamedTuple):

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from portier.core import arp, ndp
+from portier.core.announce import Announcement, Announcer, frames
 from portier.core.engine import (
     Bucket,
     Explanation,
@@ -35,21 +36,24 @@ from portier.core.engine import (
     silent,
     text,
 )
-from portier.core.family import ArpVoice, Heard, Kind, NdVoice, Voice, read
+from portier.core.family import ArpVoice, Heard, Kind, NdVoice, read
+from portier.core.groups import Groups
 from portier.core.model import (
+    Announce,
     Answer,
     Bound,
     Event,
     EventKind,
     Group,
     HostRoute,
+    Multicast,
     Network,
-    Port,
     Role,
     Switch,
 )
 from portier.core.neighbors import Claim, Neighbor, NeighborTable, RouteState
-from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.outcome import AddRoute, Effect, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.ports import Attached, names
 from portier.core.rules import CompiledRule, Prefixes, RuleTable
 from portier.core.timers import Timed, Timers
 
@@ -67,8 +71,6 @@ _BEHIND: Final = 0.01
 # How many moves of one host are followed at once; then one in RetransTimer, or a link-layer address in two
 # places would be a storm of announcements.
 _MOVES: Final = 4
-# Bounds on memories that have no limit of their own in the configuration.
-_ASKERS_PER_PORT: Final = 1024
 _NONCE: Final = 32  # octets of a nonce that are remembered
 # So that a tick over many hosts never keeps frames waiting.
 _TICK_BATCH: Final = 128
@@ -170,60 +172,13 @@ class _Sighting(NamedTuple):
     names; ``solicited`` that it answers what we asked; ``override`` is the O flag of an advertisement, None
     where the address was the source of a solicitation or the target of a DAD probe."""
 
-    port: _Attached
+    port: Attached
     address: bytes
     mac: bytes
     genuine: bool = True
     solicited: bool = False
     override: bool | None = None
     router: bool | None = None
-
-
-class _Correspondent:
-    """An asker on a port, with all of its answers prepared but target and flags.  ``neighbor`` is its own
-    entry where it has one, so that asking counts as being heard."""
-
-    __slots__ = ("frame", "neighbor")
-
-    def __init__(self, frame: Callable[[bytes, int], bytes], neighbor: Neighbor | None) -> None:
-        self.frame = frame
-        self.neighbor = neighbor
-
-
-class _Attached:
-    """A port and what the engine keeps with it.  ``reaches`` are the ports whose hosts are answered for
-    on this one."""
-
-    __slots__ = (
-        "bucket",
-        "correspondents",
-        "counts",
-        "ifindex",
-        "mac",
-        "port",
-        "reaches",
-        "upstream",
-        "voices",
-    )
-
-    def __init__(self, port: Port, voices: tuple[Voice, Voice], rate: float, now: float) -> None:
-        self.port = port
-        self.voices: dict[int, Voice] = dict(zip((16, 4), voices, strict=True))
-        self.ifindex = port.ifindex
-        self.mac = port.mac
-        self.upstream = port.role is Role.UPSTREAM
-        self.bucket = Bucket(rate, now)
-        self.counts = [0] * len(Verdict)
-        self.correspondents: dict[bytes, _Correspondent] = {}
-        self.reaches: frozenset[int] = frozenset()
-
-    def voice(self, address: bytes) -> Voice:
-        """How this port speaks of `address`."""
-        return self.voices[len(address)]
-
-
-def _names(ports: list[_Attached]) -> str:
-    return ", ".join(this.port.name for this in ports)
 
 
 class RouteEngine:
@@ -236,8 +191,8 @@ class RouteEngine:
         self._kernel = kernel
         self._bound: Bound | None = None
         self._rules = RuleTable(())
-        self._ports: dict[int, _Attached] = {}
-        self._uplink: _Attached | None = None
+        self._ports: dict[int, Attached] = {}
+        self._uplink: Attached | None = None
         self._macs: frozenset[bytes] = frozenset()
         self._own: dict[bytes, set[int]] = {}
         self._broadcasts: frozenset[bytes] = frozenset()
@@ -253,10 +208,17 @@ class RouteEngine:
         self._next_hops: dict[bytes, set[int]] = {}
         self._route_bucket = Bucket(0, 0)
         self._routes: dict[HostRoute, None] = {}
-        self._timers: Timers[Neighbor | _Pending | _Probe] = Timers(
-            lambda: (self._by_address.values(), self._pending.values(), self._probes.values())
+        self._announcer = Announcer()
+        self._groups = Groups()
+        self._timers: Timers[Neighbor | _Pending | _Probe | Announcement] = Timers(
+            lambda: (
+                self._by_address.values(),
+                self._pending.values(),
+                self._probes.values(),
+                self._announcer.waiting.values(),
+            )
         )
-        self._effects: list[AddRoute | MoveRoute | RemoveRoute] = []
+        self._effects: list[Effect] = []
         self._sends: list[tuple[int, bytes]] = []
         self._events: list[Event] = []
         self._plain_flags = 0
@@ -271,7 +233,7 @@ class RouteEngine:
         self._bound = bound
         self._rules = rules
         fresh = before is None or before.group.limits != group.limits
-        attached: dict[int, _Attached] = {}
+        attached: dict[int, Attached] = {}
         lender = next((port.source4 for port in bound.ports if port.role is Role.UPSTREAM), None)
         for port in bound.ports:
             old = self._ports.get(port.ifindex)
@@ -279,13 +241,14 @@ class RouteEngine:
                 NdVoice(port, group.advertisement),
                 ArpVoice(port, group.advertisement, port.source4 or lender or b""),
             )
-            this = _Attached(port, voices, group.limits.resolutions, now)
+            this = Attached(port, voices, group.limits.resolutions, now)
             if old is not None:
                 this.counts = old.counts
+                this.routers = old.routers
                 if not fresh:
                     this.bucket = old.bucket
             attached[port.ifindex] = this
-        self._ports = attached
+        former, self._ports = self._ports, attached
         everywhere = frozenset(attached)
         ups = frozenset(index for index, this in attached.items() if this.upstream)
         for index, this in attached.items():
@@ -319,6 +282,10 @@ class RouteEngine:
         self._plain_flags = self._flags(router=False)
         if before is not None:
             self._recheck(before)
+        self._regroup()
+        self._announcer.configure(attached.keys())
+        for this in attached.values():
+            self._tell_of_return(this, former.get(this.ifindex), now)
         return self._outcome(Verdict.HEARD)
 
     def _recheck(self, before: Bound) -> None:
@@ -374,6 +341,39 @@ class RouteEngine:
                     self._effects.append(RemoveRoute(old))
             entry.route_state = RouteState.NONE if new is None else RouteState.MISSING
         self._set_ready(entry)
+
+    # -- multicast groups ----------------------------------------------------------------------------
+
+    def _regroup(self) -> None:
+        """Have the groups of all that is answered for: addresses of the host itself, single addresses of the
+        rules, and the known hosts."""
+        wanted = [
+            (index, group)
+            for address, homes in self._own.items()
+            for index, group in self._groups_of(address, homes)
+        ]
+        for rule in self._rules.singles:
+            if rule.answer is not Answer.KERNEL:  # which joins them itself
+                homes = self._ports.keys() if rule.ports is None else rule.ports
+                wanted += self._groups_of(rule.network.network_address.packed, homes)
+        self._effects += self._groups.keep(wanted)
+        for entry in self._by_address.values():
+            self._regroup_host(entry)
+
+    def _groups_of(self, address: bytes, homes: Collection[int]) -> list[tuple[int, bytes]]:
+        """The groups in which an address is asked for that lives on one of the ports `homes`, each with its
+        port."""
+        if self._group.multicast is not Multicast.GROUPS:
+            return []
+        return [
+            (index, group)
+            for index, this in self._ports.items()
+            if (group := this.voice(address).group(address)) and not this.reaches.isdisjoint(homes)
+        ]
+
+    def _regroup_host(self, entry: Neighbor) -> None:
+        groups = self._groups_of(entry.address, (entry.ifindex,)) if entry.ifindex else []
+        self._effects += self._groups.want(entry.address, groups)
 
     # -- frames --------------------------------------------------------------------------------------
 
@@ -434,14 +434,14 @@ class RouteEngine:
             and target not in self._broadcasts
         )
 
-    def _look(self, port: _Attached, frame: bytes, now: float) -> Outcome:
+    def _look(self, port: Attached, frame: bytes, now: float) -> Outcome:
         # The socket's filter cuts frames from outside that bear our own address down to the header.
         message = Verdict.OWN_FRAME if len(frame) == ndp.IPV6 else read(frame)
         verdict = message if isinstance(message, Verdict) else self._message(port, message, now)
         port.counts[verdict] += 1
         return self._outcome(verdict)
 
-    def _message(self, port: _Attached, message: Heard, now: float) -> Verdict:
+    def _message(self, port: Attached, message: Heard, now: float) -> Verdict:
         if message.ether_source == port.mac:
             return self._host_asks(port, message, now)
         if message.ether_source in self._macs or message.link_layer in self._macs:
@@ -454,6 +454,7 @@ class RouteEngine:
         if kind is Kind.PROBE:
             return self._dad_probe(port, message, now)
         if kind is Kind.ROUTER_ADVERTISEMENT:
+            port.router_heard(message.source)
             # Who sends one is a router, whatever its neighbor advertisements say.
             for entry in self._table.of_host(port.ifindex, message.link_layer or message.ether_source):
                 entry.router = True
@@ -462,9 +463,10 @@ class RouteEngine:
 
     # -- solicitations -------------------------------------------------------------------------------
 
-    def _solicitation(self, port: _Attached, message: Heard, now: float) -> Verdict:
+    def _solicitation(self, port: Attached, message: Heard, now: float) -> Verdict:
         source, target = message.source, message.target
         if source in self._own:
+            self._rebut(port, source, now)
             return self._refuse_claim(port, source, message.ether_source, "the proxy's own address")
         if message.link_layer and not link_local(source):
             genuine = message.link_layer == message.ether_source
@@ -507,12 +509,12 @@ class RouteEngine:
         if message.link_layer and (
             known.mac == mac if known is not None else self._refusal(port, source) is not None
         ):
-            self._remember(port, asker, known)
+            port.remember(asker.address, asker.mac, known)
         return decision.verdict
 
     def _judge(
         self,
-        port: _Attached,
+        port: Attached,
         target: bytes,
         asker: bytes | None,
         now: float,
@@ -544,6 +546,9 @@ class RouteEngine:
         if asker is not None and not rule.admits(asker):
             say("only {} is answered for it, and not {}", Lazy(listed, rule.rule.askers), Lazy(text, asker))
             return _Decision(Verdict.ASKER_REFUSED, rule=rule)
+        if rule.answer is Answer.KERNEL:
+            say("answer kernel: the kernel answers, from a proxy entry")
+            return _Decision(Verdict.KERNEL, rule=rule)
         if rule.answer is Answer.ROUTED:
             return self._judge_routed(port, target, rule, say)
         entry = self._by_address.get(target)
@@ -563,10 +568,10 @@ class RouteEngine:
         if left := self._known_absent(target, asked, now):
             say("asked for lately and nobody answered: not asked again for {:.1f} s", left)
             return _Decision(Verdict.NOBODY, rule=rule)
-        say("would be asked for on {}", Lazy(_names, asked))
+        say("would be asked for on {}", Lazy(names, asked))
         return self._sayable(port, target, say, _Decision(Verdict.RESOLVING, rule=rule))
 
-    def _judge_known(self, port: _Attached, entry: Neighbor, rule: CompiledRule, say: Say) -> _Decision:
+    def _judge_known(self, port: Attached, entry: Neighbor, rule: CompiledRule, say: Say) -> _Decision:
         home = self._ports[entry.ifindex]
         say("known on {} with link-layer address {}", home.port.name, Lazy(mac_text, entry.mac))
         if home is port:
@@ -580,7 +585,7 @@ class RouteEngine:
             return self._sayable(port, entry.address, say, _Decision(Verdict.ROUTE_FAILED, entry, rule))
         return self._sayable(port, entry.address, say, _Decision(Verdict.ANSWERED, entry, rule))
 
-    def _judge_routed(self, port: _Attached, target: bytes, rule: CompiledRule, say: Say) -> _Decision:
+    def _judge_routed(self, port: Attached, target: bytes, rule: CompiledRule, say: Say) -> _Decision:
         out = self._ports.get(self._kernel.route(target, port.port.table))
         if out is None:
             say("answer routed: the kernel has no route for it by a port of the group")
@@ -597,13 +602,13 @@ class RouteEngine:
             return _Decision(Verdict.ISOLATED, rule=rule)
         return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, rule=rule))
 
-    def _sayable(self, port: _Attached, target: bytes, say: Say, decision: _Decision) -> _Decision:
+    def _sayable(self, port: Attached, target: bytes, say: Say, decision: _Decision) -> _Decision:
         if not port.voice(target).answers:
             say("{} has no address to answer from", port.port.name)
             return decision._replace(verdict=Verdict.NO_SOURCE)
         return decision
 
-    def _askable(self, port: _Attached | None, target: bytes, rule: CompiledRule) -> list[_Attached]:
+    def _askable(self, port: Attached | None, target: bytes, rule: CompiledRule) -> list[Attached]:
         """The ports on which `target` may live by `rule` and can be asked for, on behalf of `port`, or of
         the host itself where that is None."""
         return [
@@ -614,14 +619,14 @@ class RouteEngine:
             and this.voice(target).asks
         ]
 
-    def _shadowed(self, rule: CompiledRule, target: bytes, port: _Attached) -> bool:
+    def _shadowed(self, rule: CompiledRule, target: bytes, port: Attached) -> bool:
         if rule.shadowed is not None:
             return rule.shadowed
         return self._behind.get(target) in (0, port.ifindex)
 
     def _resolve_behind(
         self,
-        port: _Attached,
+        port: Attached,
         target: bytes,
         rule: CompiledRule,
         ether_source: bytes,
@@ -640,7 +645,7 @@ class RouteEngine:
         self._timers.schedule(pending, now + _BEHIND)
         return True
 
-    def _known_absent(self, target: bytes, ports: list[_Attached], now: float) -> float:
+    def _known_absent(self, target: bytes, ports: list[Attached], now: float) -> float:
         """For how many seconds more `target` is not to be asked for on `ports`: it was, on all of them."""
         until, asked = self._nobody.get(target, (0.0, frozenset[int]()))
         if now < until and all(this.ifindex in asked for this in ports):
@@ -649,10 +654,10 @@ class RouteEngine:
 
     def _resolve(
         self,
-        port: _Attached,
+        port: Attached,
         target: bytes,
         rule: CompiledRule,
-        ports: list[_Attached],
+        ports: list[Attached],
         ether_source: bytes,
         now: float,
         asker: _Asker | None = None,
@@ -685,7 +690,7 @@ class RouteEngine:
             self._hasten(pending, now)
         return Verdict.RESOLVING
 
-    def _make_room(self, port: _Attached) -> bool:
+    def _make_room(self, port: Attached) -> bool:
         """See to it that one more target or probe of `port` can be waited for.  The port that waits for most
         gives way to the others."""
         if len(self._pending) + len(self._probes) < self._group.limits.pending:
@@ -705,7 +710,7 @@ class RouteEngine:
             del self._probes[item.target]
         item.due = math.inf
 
-    def _ask(self, pending: _Pending, ports: list[_Attached]) -> bool:
+    def _ask(self, pending: _Pending, ports: list[Attached]) -> bool:
         """Ask on those ports that were not asked yet, and say whether there was one."""
         before = len(self._sends)
         for this in ports:
@@ -715,7 +720,7 @@ class RouteEngine:
                 self._sends.append((this.ifindex, voice.solicitation(pending.target)))
         return len(self._sends) > before
 
-    def _host_asks(self, port: _Attached, message: Heard, now: float) -> Verdict:
+    def _host_asks(self, port: Attached, message: Heard, now: float) -> Verdict:
         """The host's own stack looks for somebody: help it as if Portier had asked."""
         target = message.target
         if (
@@ -730,7 +735,12 @@ class RouteEngine:
         if entry is not None and entry.ifindex != port.ifindex:
             return Verdict.HEARD if self._route_in_place(entry, now, again=True) else Verdict.ROUTE_LIMIT
         rule = decision.rule
-        if rule is None or not rule.allow or entry is not None or rule.answer is Answer.ROUTED:
+        if (
+            rule is None
+            or not rule.allow
+            or entry is not None
+            or rule.answer in {Answer.ROUTED, Answer.KERNEL}
+        ):
             return decision.verdict
         ports = [this for this in self._askable(None, target, rule) if this is not port]
         if not ports:
@@ -749,11 +759,12 @@ class RouteEngine:
 
     # -- advertisements and other sightings ------------------------------------------------------------
 
-    def _advertisement(self, port: _Attached, message: Heard, now: float) -> Verdict:
+    def _advertisement(self, port: Attached, message: Heard, now: float) -> Verdict:
         target = message.target
         if link_local(target):
             return Verdict.NOT_HANDLED
         if target in self._own:
+            self._rebut(port, target, now)
             return self._refuse_claim(port, target, message.ether_source, "the proxy's own address")
         mac = message.link_layer or message.ether_source
         sighting = _Sighting(
@@ -768,7 +779,7 @@ class RouteEngine:
         self._object(sighting)
         return self._sighted(sighting, message.ether_source, now)
 
-    def _was_asked(self, port: _Attached, target: bytes, mac: bytes, now: float) -> bool:
+    def _was_asked(self, port: Attached, target: bytes, mac: bytes, now: float) -> bool:
         """Whether an advertisement with S=1 can be an answer: its sender alone sets that flag.  A host that
         proved itself before may be answering the kernel."""
         pending = self._pending.get(target)
@@ -815,7 +826,7 @@ class RouteEngine:
         leaves = self._ports[entry.ifindex].upstream and self._upstream_on_link.get(entry.address)
         return entry.mac == seen.mac and seen.genuine and not leaves
 
-    def _refusal(self, port: _Attached, address: bytes) -> Verdict | None:
+    def _refusal(self, port: Attached, address: bytes) -> Verdict | None:
         """Why `address` may not live on `port` by the rules."""
         rule = self._rules.lookup(address)
         if rule is None or link_local(address):
@@ -824,18 +835,18 @@ class RouteEngine:
             return Verdict.BROADCAST
         if not rule.allow:
             return Verdict.DENIED
-        if rule.answer is Answer.ROUTED:
+        if rule.answer in {Answer.ROUTED, Answer.KERNEL}:
             return Verdict.NOT_HANDLED  # where its hosts are is the routing table's to say, not theirs
         if rule.ports is not None and port.ifindex not in rule.ports:
             return Verdict.WRONG_PORT
         return None
 
-    def _leads_elsewhere(self, port: _Attached, address: bytes) -> bool:
+    def _leads_elsewhere(self, port: Attached, address: bytes) -> bool:
         """Whether `address` is the next hop of a route that leaves by another port than this downstream."""
         homes = self._next_hops.get(address)
         return homes is not None and not port.upstream and port.ifindex not in homes
 
-    def _barred(self, port: _Attached, address: bytes) -> Verdict | None:
+    def _barred(self, port: Attached, address: bytes) -> Verdict | None:
         """Why `address` must not be learned on `port`, whoever says that it is there."""
         if address in self._own or self._leads_elsewhere(port, address):
             return Verdict.CLAIM
@@ -877,7 +888,7 @@ class RouteEngine:
         )
         return Verdict.CONFLICT
 
-    def _held_elsewhere(self, port: _Attached, address: bytes) -> int:
+    def _held_elsewhere(self, port: Attached, address: bytes) -> int:
         """The other port on which the kernel's neighbor table has `address`, or 0."""
         held = self._kernel.neighbor(address, self._ports)
         return held if held != port.ifindex and held in self._ports else 0
@@ -889,7 +900,7 @@ class RouteEngine:
         rule = self._rules.lookup(address)
         assert rule is not None  # noqa: S101 - _refusal found it allowed
         uplink = self._uplink
-        contested: list[_Attached] = []
+        contested: list[Attached] = []
         held = 0
         if not port.upstream:
             if uplink is not None and rule.ports is None and self._upstream_on_link.get(address):
@@ -925,6 +936,8 @@ class RouteEngine:
         if self._barred(seen.port, seen.address) is not None:
             return  # the ports or routes changed while it was asked for
         entry = self._learn(seen, now, wanted=pending.wanted or bool(pending.askers))
+        if pending.held in self._ports:
+            self._announce(entry, self._ports[pending.held], now, correction=True)
         entry.verify_until = now + self._group.timers.retransmit
         entry.asked = frozenset(pending.asked)
         if entry.route_state is RouteState.MISSING and not self._route_asked(entry):
@@ -961,6 +974,10 @@ class RouteEngine:
         self._want_route(entry, now, wanted=wanted)
         self._refresh(entry, seen, now)
         self._timers.schedule(entry, now + self._group.timers.forget)
+        self._regroup_host(entry)
+        for this in self._ports.values():
+            if entry.ifindex in this.reaches:
+                self._announce(entry, this, now, correction=False)
         self._event(
             EventKind.LEARNED,
             port,
@@ -982,7 +999,7 @@ class RouteEngine:
             entry.reachable = now + self._group.timers.reachable
             self._table.confirm(entry)
         if entry.claim is not None and (seen.solicited or seen.genuine):
-            self._claim_fails(entry)
+            self._claim_fails(entry, now)
         if entry.claim is None:
             entry.probes = 0
             self._timers.schedule(entry, max(entry.due, now + self._group.timers.forget))
@@ -1016,13 +1033,15 @@ class RouteEngine:
                 self._unicast(port, entry.address, seen.mac)
         return Verdict.CONFLICT
 
-    def _claim_fails(self, entry: Neighbor) -> None:
+    def _claim_fails(self, entry: Neighbor, now: float) -> None:
         """The owner spoke: it keeps the address."""
         claim = entry.claim
         entry.claim = None
         port = self._ports.get(claim.ifindex) if claim else None
         if claim is not None and port is not None:
             home = self._ports[entry.ifindex]
+            if home is not port:
+                self._rebut(port, entry.address, now)
             self._event(
                 EventKind.CONFLICT,
                 port,
@@ -1031,7 +1050,7 @@ class RouteEngine:
                 f"{mac_text(claim.mac)} on {port.port.name} wanted it",
             )
 
-    def _move(self, entry: Neighbor, port: _Attached, mac: bytes, now: float) -> None:
+    def _move(self, entry: Neighbor, port: Attached, mac: bytes, now: float) -> None:
         """A host lives somewhere else now."""
         old = self._ports.get(entry.ifindex)
         was = entry.mac
@@ -1050,18 +1069,16 @@ class RouteEngine:
         self._set_ready(entry)
         if old is None:
             return
-        voice = old.voice(entry.address)
-        if old is not port and port.ifindex in old.reaches and voice.answers:
-            # Neighbors there still have its own link-layer address, and a Linux one corrects an entry for
-            # nothing less than O=1.
-            flags = ndp.O_FLAG | (ndp.R_FLAG if self._shows_router(entry.router) else 0)
-            self._sends.append((old.ifindex, voice.announcement(entry.address, flags)))
+        self._regroup_host(entry)
+        if old is not port:
+            # Neighbors there still have its own link-layer address.
+            self._announce(entry, old, now, correction=True)
         where = f"moved from {old.port.name} to {port.port.name}" if old is not port else "has another device"
         if was != mac:
             where += f": {mac_text(was)} is {mac_text(mac)} now"
         self._event(EventKind.MOVED, port, entry.address, where)
 
-    def _refuse_claim(self, port: _Attached, address: bytes, mac: bytes, what: str) -> Verdict:
+    def _refuse_claim(self, port: Attached, address: bytes, mac: bytes, what: str) -> Verdict:
         self._event(
             EventKind.CLAIM,
             port,
@@ -1070,12 +1087,57 @@ class RouteEngine:
         )
         return Verdict.CLAIM
 
-    def _tell_claim(self, claimant: _Sighting, owner: _Attached) -> None:
+    def _tell_claim(self, claimant: _Sighting, owner: Attached) -> None:
         self._refuse_claim(claimant.port, claimant.address, claimant.mac, f"another's, on {owner.port.name}")
+
+    # -- announcements ---------------------------------------------------------------------------------
+
+    def _announce(self, entry: Neighbor, port: Attached, now: float, *, correction: bool) -> None:
+        """Tell one of the other ports of a host: that it is there, or, as a `correction`, that it is not
+        where neighbors have it."""
+        if entry.ifindex not in port.reaches or self._group.announce is Announce.OFF:
+            return
+        item = self._announcer.plan(entry, port.ifindex, correction=correction)
+        if item is not None:
+            self._timers.schedule(item, now)
+
+    def _tell_of_return(self, port: Attached, former: Attached | None, now: float) -> None:
+        """A port is there again, or has another link-layer address: what neighbors there know of the hosts
+        elsewhere is out of date."""
+        if former is None or former.mac != port.mac:
+            new = {length for length, voice in port.voices.items() if voice.answers}
+        else:
+            new = {
+                length
+                for length, voice in port.voices.items()
+                if voice.answers and not former.voices[length].answers
+            }
+        if new:
+            for entry in self._by_address.values():
+                if len(entry.address) in new:
+                    self._announce(entry, port, now, correction=True)
+
+    def _announcement_due(self, item: Announcement, now: float) -> None:
+        told, again = self._announcer.due(item, now, self._group.timers.retransmit)
+        port = self._ports[item.ifindex]
+        if told and item.entry.ifindex in port.reaches:
+            hops = (hop for hop, ports in self._next_hops.items() if item.ifindex in ports)
+            flags = ndp.R_FLAG if self._shows_router(item.entry.router) else 0
+            for frame in frames(item, port, hops, flags, self._group.announce):
+                self._sends.append((item.ifindex, frame))
+        if again < math.inf:
+            self._timers.schedule(item, again)
+
+    def _rebut(self, port: Attached, address: bytes, now: float) -> None:
+        """Somebody on `port` goes on using an address that is another's: tell it, if the family has a way."""
+        voice = port.voice(address)
+        frame = voice.rebuttal(address) if voice.answers else b""
+        if frame and self._announcer.may_defend(port.ifindex, address, now):
+            self._sends.append((port.ifindex, frame))
 
     # -- duplicate address detection -------------------------------------------------------------------
 
-    def _dad_probe(self, port: _Attached, message: Heard, now: float) -> Verdict:
+    def _dad_probe(self, port: Attached, message: Heard, now: float) -> Verdict:
         target, mac = message.target, message.ether_source
         if link_local(target):
             return Verdict.LINK_LOCAL
@@ -1090,6 +1152,10 @@ class RouteEngine:
             return Verdict.NO_RULE
         if not rule.allow:
             return Verdict.DENIED
+        if rule.answer is Answer.KERNEL:
+            if port.voice(target).kernel_defends or (rule.ports is not None and port.ifindex in rule.ports):
+                return Verdict.KERNEL
+            return self._defend(port, mac, target, router=False)
         relayed = self._relayed.get((target, message.nonce[:_NONCE]))
         if relayed is not None and now < relayed.until and port.ifindex in relayed.ports:
             if (port.ifindex, mac) != relayed.origin:
@@ -1097,9 +1163,14 @@ class RouteEngine:
         else:
             relayed = None
         entry = self._by_address.get(target)
-        if entry is not None and entry.mac == mac:
-            return self._own_probe(entry, port, now)
         seen = _Sighting(port, target, mac)
+        if entry is not None and entry.mac == mac:
+            unproven = entry.ifindex == port.ifindex and not entry.confirmed
+            if unproven and self._over_limit(port, mac, now) is None and self._may_await(port, target):
+                # It probes more than once (RFC 5227 section 2.1.1), for what was lost the first time.
+                self._relay_probe(port, rule, message, relayed, now)
+                self._await_objection(seen, known=True, now=now)
+            return self._own_probe(entry, port, now)
         if (
             entry is not None
             and entry.ifindex != port.ifindex
@@ -1117,8 +1188,8 @@ class RouteEngine:
             and self._judge_routed(port, target, rule, silent).verdict is Verdict.ANSWERED
         ):
             return self._defend(port, mac, target, router=False)
-        if target not in self._probes and not self._make_room(port):
-            return Verdict.PENDING_FULL  # an objection could not be passed on
+        if not self._may_await(port, target):
+            return Verdict.PENDING_FULL
         self._relay_probe(port, rule, message, relayed, now)
         self._await_objection(seen, known=entry is not None, now=now)
         if entry is None:
@@ -1129,7 +1200,7 @@ class RouteEngine:
         self._probe_if_stale(entry, now)
         return Verdict.SAME_PORT  # the owner hears the probe itself
 
-    def _own_probe(self, entry: Neighbor, port: _Attached, now: float) -> Verdict:
+    def _own_probe(self, entry: Neighbor, port: Attached, now: float) -> Verdict:
         """The host itself, new on this port or coming up again, is never told that its address is taken."""
         seen = _Sighting(port, entry.address, entry.mac)
         if entry.ifindex == port.ifindex:
@@ -1147,7 +1218,7 @@ class RouteEngine:
             self._move(entry, port, entry.mac, now)
         return Verdict.OWN_PROBE
 
-    def _tell_loop(self, port: _Attached, target: bytes, mac: bytes) -> Verdict:
+    def _tell_loop(self, port: Attached, target: bytes, mac: bytes) -> Verdict:
         self._event(
             EventKind.LOOP,
             port,
@@ -1158,7 +1229,7 @@ class RouteEngine:
         return Verdict.LOOP
 
     def _relay_probe(
-        self, port: _Attached, rule: CompiledRule, message: Heard, before: _Relayed | None, now: float
+        self, port: Attached, rule: CompiledRule, message: Heard, before: _Relayed | None, now: float
     ) -> None:
         """Pass a DAD probe on to where the owner may be, and remember who has it now."""
         target, nonce = message.target, message.nonce
@@ -1181,6 +1252,10 @@ class RouteEngine:
             origin = before.origin
         until = now + self._group.timers.retransmit
         self._relayed[key] = _Relayed(until, frozenset(ports), origin)
+
+    def _may_await(self, port: Attached, target: bytes) -> bool:
+        """Whether there is room to remember who probes: else an objection could not be passed on."""
+        return target in self._probes or self._make_room(port)
 
     def _await_objection(self, seen: _Sighting, *, known: bool, now: float) -> None:
         """Remember who probes, to tell it of an objection or to learn it if there is none."""
@@ -1211,7 +1286,7 @@ class RouteEngine:
             if port is not None and port is not seen.port:
                 self._defend(port, mac, seen.address, router=bool(seen.router))
 
-    def _defend(self, port: _Attached, mac: bytes, target: bytes, *, router: bool) -> Verdict:
+    def _defend(self, port: Attached, mac: bytes, target: bytes, *, router: bool) -> Verdict:
         """Tell `mac`, who probes on `port`, that the address is taken, at once: it waits for a second."""
         voice = port.voice(target)
         if not voice.answers:
@@ -1230,6 +1305,8 @@ class RouteEngine:
                     self._neighbor_due(item, now)
             elif isinstance(item, _Pending):
                 self._pending_due(item, now)
+            elif isinstance(item, Announcement):
+                self._announcement_due(item, now)
             else:
                 self._probe_due(item, now)
             if self._effects:
@@ -1291,7 +1368,7 @@ class RouteEngine:
         self._timers.schedule(entry, now + timers.forget)
         self._set_ready(entry)
 
-    def _unicast(self, port: _Attached, address: bytes, mac: bytes) -> bool:
+    def _unicast(self, port: Attached, address: bytes, mac: bytes) -> bool:
         voice = port.voice(address)
         if not voice.asks:
             return False
@@ -1436,16 +1513,9 @@ class RouteEngine:
         switch = self._group.advertisement.router
         return router if switch is Switch.AUTO else switch is Switch.ON
 
-    def _reply(self, port: _Attached, asker: _Asker, target: bytes, flags: int) -> None:
+    def _reply(self, port: Attached, asker: _Asker, target: bytes, flags: int) -> None:
         frame = port.voice(target).replies(asker.address, asker.mac)(target, flags)
         self._sends.append((port.ifindex, frame))
-
-    def _remember(self, port: _Attached, asker: _Asker, known: Neighbor | None) -> None:
-        if len(port.correspondents) >= _ASKERS_PER_PORT:
-            del port.correspondents[next(iter(port.correspondents))]
-        voice = port.voice(asker.address)
-        key = voice.asker_key(asker.address, asker.mac)
-        port.correspondents[key] = _Correspondent(voice.replies(asker.address, asker.mac), known)
 
     def _set_ready(self, entry: Neighbor) -> None:
         """Note until when a host is answered for without a second look, and with which flags."""
@@ -1473,10 +1543,11 @@ class RouteEngine:
                 self._effects.append(RemoveRoute(entry.route))
             entry.route = None
         self._table.remove(entry)
+        self._regroup_host(entry)
         entry.claim = None
         entry.due = math.inf
 
-    def _over_limit(self, port: _Attached, source: bytes, now: float) -> Verdict | None:
+    def _over_limit(self, port: Attached, source: bytes, now: float) -> Verdict | None:
         """Take a token of the port and one of the source, which is where the frame came from; the verdict
         when there is none."""
         if not self._rates.take(port.ifindex, source, self._group.limits.per_source, now):
@@ -1485,7 +1556,7 @@ class RouteEngine:
             return Verdict.PORT_LIMIT
         return None
 
-    def _event(self, kind: EventKind, port: _Attached, address: bytes, what: str) -> None:
+    def _event(self, kind: EventKind, port: Attached, address: bytes, what: str) -> None:
         who = text(address)
         name = port.port.name
         self._events.append(
@@ -1568,7 +1639,7 @@ class RouteEngine:
         """Tell of no port: all take part in full."""
         return []
 
-    def _likely_asker(self, port: _Attached, address: bytes) -> bytes:
+    def _likely_asker(self, port: Attached, address: bytes) -> bytes:
         if asker := port.voice(address).ROUTER:
             return asker
         hops = (hop for hop, ports in self._next_hops.items() if port.ifindex in ports)

@@ -109,15 +109,18 @@ def _shadowed(network: Network, bound: Bound) -> bool | None:
 
 
 class RuleTable:
-    """All rules of a group, compiled."""
+    """All rules of a group, compiled.  ``singles`` are those that allow one address."""
 
-    __slots__ = ("_tables", "count")
+    __slots__ = ("_tables", "count", "singles")
 
     def __init__(self, rules: Iterable[CompiledRule]) -> None:
         tables: dict[int, dict[int, dict[int, list[tuple[int, int, CompiledRule]]]]] = {4: {}, 16: {}}
         self.count = 0
+        singles = []
         for rule in rules:
             self.count += 1
+            if rule.allow and rule.network.num_addresses == 1:
+                singles.append(rule)
             bits = rule.network.max_prefixlen
             shift = bits - rule.network.prefixlen
             pattern = rule.rule.host
@@ -130,6 +133,7 @@ class RuleTable:
                     if len(candidates) > 1:
                         candidates.sort(key=_precedence)
         self._tables = {size: tuple(sorted(by_shift.items())) for size, by_shift in tables.items()}
+        self.singles = tuple(singles)
 
     @classmethod
     def compile(cls, bound: Bound) -> RuleTable:

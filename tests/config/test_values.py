@@ -34,14 +34,12 @@ def test_nothing_given(loads: Loads) -> None:
     """A group that says nothing has the model's defaults, and the defaults not active yet are named."""
     config = loads("version: 1\ngroups: {g: {}}").config
     assert config.groups == (Group(name="g"),)
-    assert [line.split(":")[0] for line in config.inactive] == ["announce", "multicast"]
+    assert [line.split(":")[0] for line in config.inactive] == ["multicast"]
     assert Config(groups=config.groups, inactive=config.inactive) == config
 
 
 def test_inactive_only_where_it_matters(loads: Loads) -> None:
     """A default that no group relies on is not named."""
-    config = loads("version: 1\ndefaults: {announce: false}\ngroups: {g: {}}").config
-    assert [line.split(":")[0] for line in config.inactive] == ["multicast"]
     assert loads("version: 1").config.inactive == ()
 
 
@@ -65,7 +63,7 @@ def test_everything_given(loads: Loads) -> None:
             answer: routed
             routes: {table: 100, metric: 1, protocol: 99}
             isolate: true
-            announce: false
+            announce: solicit
             advertisement: {router: off, override: on, source: target, link_layer: 2-0-5e-0-53-FF}
             limits: {neighbors: 1, per_port: 2, per_host: 3, pending: 4, resolutions: 5, per_source: 6,
                      route_changes: 7}

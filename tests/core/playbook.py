@@ -1,19 +1,22 @@
 """A group on the bench: frames go in by name, what comes out is decoded, effects are carried out.
 
 Ports: `U` upstream (1), `D` and `E` downstream (2, 3).  The kernel is a pair of dictionaries.
+
+Scenes are told in IPv6 and played in `family` 6 or 4: addresses and prefixes are translated on their way to
+the engine, and ARP packets shown as the Neighbor Discovery messages that they stand for.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from ipaddress import IPv6Address, IPv6Network
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-from portier.core import ndp
+from portier.core import arp, ndp
 from portier.core.model import Bound, EventKind, Group, HostRoute, Live, Port, Role, Rule
-from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.outcome import AddRoute, Join, Leave, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.route import RouteEngine
 from portier.core.rules import RuleTable
 
@@ -23,11 +26,56 @@ LAN = IPv6Network("2001:db8:7::/64")
 RULES = (Rule(prefix=LAN),)
 
 
+class Stage:
+    """In which family scenes are played."""
+
+    family = 6
+
+
 def ip(text: str) -> bytes:
     """A packed address; short forms like `::5` stand in the LAN."""
     if text.startswith("::") and text != "::":
         text = "2001:db8:7" + text
-    return IPv6Address(text).packed
+    return translated(IPv6Address(text)).packed
+
+
+def translated(address: IPv6Address) -> IPv6Address | IPv4Address:
+    """The address that stands for another on this stage: the LAN is 10.0.0.0/8, other prefixes are parts of
+    172.16.0.0/12, link-local stays link-local."""
+    if Stage.family == 6:
+        return address
+    low = address.packed[13:]
+    if address.is_link_local:
+        return IPv4Address(b"\xa9\xfe" + low[1:])
+    if address in LAN:
+        return IPv4Address(b"\x0a" + low)
+    return IPv4Address(bytes((172, 16, address.packed[5], low[2])))
+
+
+def net(network: IPv6Network) -> IPv6Network | IPv4Network:
+    """The prefix that stands for another on this stage."""
+    if Stage.family == 6:
+        return network
+    if network == LAN:
+        return IPv4Network("10.0.0.0/8")
+    if network.is_link_local:
+        return IPv4Network("169.254.0.0/16")
+    address = translated(network.network_address)
+    return IPv4Network((address.packed, 32 - (128 - network.prefixlen)))
+
+
+def staged(rule: Rule) -> Rule:
+    """A rule with its prefixes translated."""
+    prefix, askers = rule.prefix, rule.askers
+    if isinstance(prefix, IPv6Network):
+        prefix = net(prefix)
+    elif prefix is Live.UPSTREAM and Stage.family == 4:
+        prefix = Live.UPSTREAM_IPV4
+    return replace(
+        rule,
+        prefix=prefix,
+        askers=tuple(net(asker) if isinstance(asker, IPv6Network) else asker for asker in askers),
+    )
 
 
 def mac(number: int) -> bytes:
@@ -45,6 +93,13 @@ def port(ifindex: int, **changes: Any) -> Port:
         mtu=1500,
         source=IPv6Address(f"fe80::{ifindex}").packed,
     )
+    for key in ("prefixes", "on_link"):
+        if key in changes:
+            changes[key] = tuple(net(network) for network in changes[key])
+    if Stage.family == 4:
+        made = made._replace(source4=IPv4Address(f"10.255.0.{ifindex}").packed)
+        if "source" in changes and changes["source"] is None:
+            changes["source4"] = None
     return made._replace(**changes)
 
 
@@ -76,13 +131,46 @@ class Sent:
     @property
     def kind(self) -> str:
         if self.message.type == ndp.ADVERTISEMENT:
-            return "NA"
+            return "NEWS" if self.message.destination == ndp.ALL_ROUTERS else "NA"
         if self.message.source == ndp.UNSPECIFIED:
             return "DAD"
         return "NS" if self.message.destination[0] == 0xFF else "PROBE"
 
     def __repr__(self) -> str:
-        return f"{self.kind} {IPv6Address(self.message.target)} on {NAMES[self.port]}"
+        return f"{self.kind} {ip_address(self.message.target)} on {NAMES[self.port]}"
+
+
+def shown(frame: bytes) -> ndp.Message:
+    """A frame that went out, as the Neighbor Discovery message that it is or stands for: an announcement
+    as an advertisement to all routers, a defence as one to all nodes."""
+    if frame[22:24] != arp.ETHERTYPE:
+        message = ndp.parse(frame)
+        assert isinstance(message, ndp.Message), message
+        return message
+    packet = arp.parse(frame)
+    assert isinstance(packet, arp.Message), packet
+    ends = packet.ether_destination, packet.ether_source
+    if packet.operation == arp.REQUEST and packet.sender != packet.target:
+        probe = packet.sender == arp.UNSPECIFIED
+        everybody = bool(packet.ether_destination[0] & 1)
+        return ndp.Message(
+            ndp.SOLICITATION,
+            *ends,
+            ndp.UNSPECIFIED if probe else packet.sender,
+            ndp.ALL_NODES if everybody else packet.target,
+            0,
+            packet.target,
+            b"" if probe else packet.sender_mac,
+            b"",
+        )
+    destination, flags = packet.target, ndp.S_FLAG
+    if packet.operation == arp.REQUEST:
+        destination, flags = ndp.ALL_ROUTERS, 0
+    elif packet.target == arp.UNSPECIFIED:
+        destination, flags = ndp.ALL_NODES, 0
+    return ndp.Message(
+        ndp.ADVERTISEMENT, *ends, packet.sender, destination, flags, packet.sender, packet.sender_mac, b""
+    )
 
 
 class Playbook:
@@ -94,9 +182,12 @@ class Playbook:
         self.now = 1000.0
         self.events: list[tuple[EventKind, str]] = []
         self.sent: list[Sent] = []
-        self.group = Group(name="guests", **{"rules": RULES, **group})
+        rules = tuple(staged(rule) for rule in group.pop("rules", RULES))
+        self.group = Group(name="guests", rules=rules, **group)
+        self.joined: list[tuple[int, bytes]] = []
         self.ports = ports or (port(U), port(D), port(E))
-        self.live = (LAN,) if any(rule.prefix is Live.UPSTREAM for rule in self.group.rules) else ()
+        live = any(isinstance(rule.prefix, Live) for rule in self.group.rules)
+        self.live = (net(LAN),) if live else ()
         self.next_hops: frozenset[tuple[bytes, int]] = frozenset()
         self.configure()
 
@@ -122,6 +213,10 @@ class Playbook:
     ) -> Verdict:
         """Host `host` solicits; `unicast=True` for a probe by unicast."""
         to_mac = self.mac_of(ifindex) if how.get("unicast") else b""
+        if Stage.family == 4:
+            return self.receive(
+                ifindex, arp.request(mac(host), ip(source), ip(target), to_mac or arp.BROADCAST_MAC)
+            )
         frame = ndp.solicitation(mac(host), ip(source), ip(target), to_mac)
         if not option:
             frame = strip_option(frame)
@@ -130,6 +225,14 @@ class Playbook:
     def na(self, ifindex: int, target: str, host: int, *, flags: str = "SO", says: int = 0) -> Verdict:
         """Host `host` advertises `target`: to the port's own address if S is among the flags; the option
         names the link-layer address of host `says`, if that is another."""
+        if Stage.family == 4:
+            us, link_layer = self.mac_of(ifindex), mac(says or host)
+            frame = arp.request(mac(host), ip(target), ip(target), link_layer=link_layer)
+            if "S" in flags:
+                frame = arp.reply(
+                    us, mac(host), link_layer, ip(target), self._port(ifindex).source4 or bytes(4)
+                )
+            return self.receive(ifindex, frame)
         bits = sum({"R": ndp.R_FLAG, "S": ndp.S_FLAG, "O": ndp.O_FLAG}[flag] for flag in flags)
         source = self._port(ifindex).source or ip("fe80::99")
         destination = source if "S" in flags else ndp.ALL_NODES
@@ -138,8 +241,21 @@ class Playbook:
         )
         return self.receive(ifindex, frame)
 
+    def host_asks(self, ifindex: int, target: str, *, heard_on: int = 0) -> Verdict:
+        """The stack of the proxy's own host solicits on a port."""
+        us = self._port(ifindex)
+        assert us.mac is not None
+        assert us.source is not None
+        if Stage.family == 4:
+            frame = arp.request(us.mac, us.source4 or us.source[12:], ip(target))
+        else:
+            frame = ndp.solicitation(us.mac, us.source, ip(target))
+        return self.receive(heard_on or ifindex, frame)
+
     def dad(self, ifindex: int, target: str, host: int, nonce: bytes = b"") -> Verdict:
         """Host `host` probes for a duplicate of `target`."""
+        if Stage.family == 4:
+            return self.receive(ifindex, arp.probe(mac(host), ip(target)))
         return self.receive(ifindex, ndp.dad_probe(mac(host), ip(target), nonce))
 
     def pass_time(self, seconds: float) -> None:
@@ -178,6 +294,11 @@ class Playbook:
         """The frames of one kind just sent."""
         return [sent for sent in self.sent if sent.kind == kind and ifindex in {None, sent.port}]
 
+    def told(self, ifindex: int | None = None) -> list[Sent]:
+        """The announcements just sent by which neighbors correct what they know."""
+        sent = self.of("NEWS" if Stage.family == 4 else "NA", ifindex)
+        return [sent for sent in sent if not sent.message.flags & ndp.S_FLAG]
+
     def kinds(self) -> set[EventKind]:
         return {kind for kind, _ in self.events}
 
@@ -203,12 +324,16 @@ class Playbook:
                     self.kernel.host_routes.append(effect.route)
                 failed = failed or self.kernel.result is RouteResult.FAILED
                 self._carry_out(self.engine.settle(effect, self.kernel.result))
-            elif isinstance(effect, RemoveRoute) and effect.route in self.kernel.host_routes:
-                self.kernel.host_routes.remove(effect.route)
+            elif isinstance(effect, RemoveRoute):
+                if effect.route in self.kernel.host_routes:
+                    self.kernel.host_routes.remove(effect.route)
+            elif isinstance(effect, Join):
+                assert effect not in self.joined
+                self.joined.append((effect.ifindex, effect.group))
+            elif isinstance(effect, Leave):
+                self.joined.remove((effect.ifindex, effect.group))
         for ifindex, frame in () if failed else outcome.sends:
-            message = ndp.parse(frame)
-            assert isinstance(message, ndp.Message), message
-            self.sent.append(Sent(ifindex, message))
+            self.sent.append(Sent(ifindex, shown(frame)))
         self.events += [(event.kind, event.text) for event in outcome.events]
         assert self.engine.deadline <= math.inf
 

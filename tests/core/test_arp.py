@@ -184,7 +184,7 @@ def test_a_probe_has_no_sender_address_and_an_announcement_the_same_twice() -> N
         "192.0.2.9",
         "00:00:00:00:00:00",
     )
-    told = shown(arp.announcement(OURS, HOST, THERE))
+    told = shown(arp.request(OURS, THERE, THERE, link_layer=HOST))
     assert (told["op"], told["psrc"], told["pdst"]) == (1, "192.0.2.9", "192.0.2.9")
     assert (told["src"], told["hwsrc"], told["dst"]) == (OURS.hex(":"), HOST.hex(":"), "ff:ff:ff:ff:ff:ff")
 
@@ -213,7 +213,6 @@ def test_what_is_built_is_read_back(sender: bytes, target: bytes) -> None:
     for frame in (
         arp.request(OURS, sender, target),
         arp.probe(OURS, target),
-        arp.announcement(OURS, OURS, target),
         arp.reply(HOST, OURS, OURS, sender, target),
     ):
         message = arp.parse(frame)
