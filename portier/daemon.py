@@ -33,8 +33,8 @@ from types import FrameType
 from typing import Any, Final
 
 from portier import config as configuration
+from portier.core.engine import RouterInfo, Standing
 from portier.core.engine import Service as PortService
-from portier.core.engine import Standing
 from portier.core.mld import NOTHING_JOINED
 from portier.core.model import Bound, Config, Event, EventKind, Group, Mode
 from portier.core.outcome import Verdict
@@ -357,6 +357,14 @@ class Daemon:
                 f"{refused} multicast groups could not be joined ({worker.wires.joined.error}): a switch "
                 f"that snoops MLD may keep solicitations back"
             )
+        warnings += [
+            f"the router {ipaddress.ip_address(router.address)} on {router.port} promises DHCPv6 (flag "
+            f"{'M' if router.managed else 'O'}), which is not relayed in mode route: hosts behind get no "
+            f"{'address' if router.managed else 'settings'} by it; use mode: relay, or a DHCPv6 relay or "
+            "server on the downstreams"
+            for router in (worker.routers if worker and group.mode is Mode.ROUTE else ())
+            if router.managed or router.other
+        ]
         return {
             "name": group.name,
             "mode": group.mode.value,
@@ -364,6 +372,7 @@ class Daemon:
             "uplink_table": (of.tables.uplink or None) if of.tables else None,
             "upstream": {"candidates": list(group.upstream), "active": of.active},
             "ports": [_port(port, worker) for port in of.ports],
+            "routers": [_router(router) for router in (worker.routers if worker else ())],
             "live": [{"prefix": str(live.prefix), "grace_left": live.grace_left} for live in of.live],
             "rules": len(group.rules),
             "neighbors": worker.neighbors if worker else 0,
@@ -626,6 +635,18 @@ def _multicast(group: Group, worker: GroupStatus | None) -> dict[str, Any]:
     """How solicitations are drawn through switches that snoop."""
     joined = worker.wires.joined if worker else NOTHING_JOINED
     return {"use": group.multicast.value, **joined._asdict()}
+
+
+def _router(router: RouterInfo) -> dict[str, Any]:
+    return {
+        "address": str(ipaddress.ip_address(router.address)),
+        "port": router.port,
+        "mac": router.mac.hex(":"),
+        "lifetime": router.lifetime,
+        "managed": router.managed,
+        "other": router.other,
+        "on_link": sorted(map(str, router.on_link)),
+    }
 
 
 def _states(of: GroupReport) -> list[str]:

@@ -7,9 +7,9 @@ both.  Each has a hook to make it fail, and a log of what was done to it, in ord
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 
 from portier.core.model import (
     Bound,
@@ -367,6 +367,7 @@ class FakeWorkers:
         self.kernel = kernel
         self.bounds: dict[str, Bound] = {}
         self.hosts: set[HostRoute] = set()
+        self.prefixes: dict[str, frozenset[IPv6Network]] = {}
         self.done: list[str] = []
         self.refuse: Callable[[str], bool] = lambda _name: False
 
@@ -419,6 +420,10 @@ class FakeWorkers:
     def learned(self) -> frozenset[HostRoute]:
         """The host routes that workers want."""
         return frozenset(self.hosts)
+
+    def heard(self) -> Mapping[str, frozenset[IPv6Network]]:
+        """The on-link prefixes that workers heard of."""
+        return dict(self.prefixes)
 
     def _drop_lost(self) -> None:
         held = {port.ifindex for bound in self.bounds.values() for port in bound.ports}

@@ -106,6 +106,11 @@ def _group(group: dict[str, Any], columns: int) -> Iterator[str]:
         yield from text.wrap(f"routing table {group['table']}{alone}", columns, indent=2)
     if live:
         yield from text.wrap(f"upstream prefixes: {', '.join(live)}", columns, indent=2)
+    for router in group["routers"]:
+        lifetime = router["lifetime"]
+        left = f"default router for {text.span(lifetime)} more" if lifetime else "no default router"
+        said = f"router {router['address']} on {router['port']}: {left}"
+        yield from text.wrap(said, columns, indent=2)
     worker = group["worker"]
     if worker["state"] != "running" or worker["restarts"]:
         restarts = f", {text.plural(worker['restarts'], 'restart')}" if worker["restarts"] else ""

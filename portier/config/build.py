@@ -223,6 +223,13 @@ class _Builder:
             self.check_table(name, at, own, settings)
             self.check_ports(name, upstream, downstream)
             self.look(at, own, upstream, downstream, rules)
+            if (settings["mode"], settings["router_advertisements"]) == (
+                Mode.ROUTE,
+                RouterAdvertisements.RELAY,
+            ):
+                self.look_at_routers(
+                    own.get("router_advertisements", at), upstream, rules, settings["advertisement"]
+                )
             if settings["mode"] is Mode.RELAY:
                 self.look_at_relay(at, upstream, downstream, settings["loop_protection"])
         return Group(
@@ -243,8 +250,6 @@ class _Builder:
         advertisements = _choice(fields, "router_advertisements", RouterAdvertisements.OFF)
         if mode is Mode.RELAY:
             advertisements = RouterAdvertisements.RELAY
-        elif advertisements is RouterAdvertisements.RELAY:
-            self.refuse(fields["router_advertisements"], "router_advertisements: relay")
         announce = Announce.OFF if mode is Mode.RELAY else _choice(fields, "announce", Announce.ON)
         routes = _merged("routes", defaults, own)
         scope = _choice(fields, "scope", Scope.HOST)
@@ -516,6 +521,21 @@ class _Builder:
                 "mode relay without an upstream: a Router Advertisement that comes in by any port is one too "
                 "many, and loop_protection acts on it; name the port towards the router as upstream",
             )
+
+    def look_at_routers(
+        self, at: At, upstream: Fields, rules: list[tuple[Rule, At]], advertisement: Advertisement
+    ) -> None:
+        """Warn of Router Advertisements that are relayed in vain."""
+        prefixes = [rule.prefix for rule, _ in rules if rule.allow]
+        if not upstream:
+            self.warn(at, "router_advertisements: relay does nothing here: the group has no upstream")
+        elif not any(
+            prefix is Live.UPSTREAM if isinstance(prefix, Live) else prefix.version == 6
+            for prefix in prefixes
+        ):
+            self.warn(at, "no rule allows IPv6: the addresses that hosts make themselves are not proxied")
+        if advertisement.router is Switch.OFF:
+            self.warn(at, "advertisement.router: off says that the router is none: hosts give it up")
 
     def look(
         self, at: At, own: Fields, upstream: Fields, downstream: Fields, rules: list[tuple[Rule, At]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
+from ipaddress import IPv6Network, ip_address
 from typing import Any, Final, NamedTuple, Protocol
 
 from portier.core.outcome import Verdict
@@ -60,6 +60,20 @@ class Standing(NamedTuple):
     offender: bytes | None
     mac: bytes | None
     left: float
+
+
+class RouterInfo(NamedTuple):
+    """A router whose advertisements are relayed, for people, programs and the reconciler.  ``lifetime`` is
+    how many seconds more it is a default router; ``managed`` and ``other`` say that it promises DHCPv6;
+    ``on_link`` are the prefixes that it says are on-link, as long as that is valid."""
+
+    address: bytes
+    port: str
+    mac: bytes
+    lifetime: float
+    managed: bool
+    other: bool
+    on_link: frozenset[IPv6Network]
 
 
 class Explanation(NamedTuple):

@@ -33,6 +33,7 @@ class Kind(enum.Enum):
     SOLICITATION = "solicitation"
     PROBE = "probe"
     ADVERTISEMENT = "advertisement"
+    ROUTER_SOLICITATION = "router solicitation"
     ROUTER_ADVERTISEMENT = "router advertisement"
     OTHER = "other"
 
@@ -61,6 +62,7 @@ class Heard(NamedTuple):
 _KINDS: Final = {
     ndp.SOLICITATION: Kind.SOLICITATION,
     ndp.ADVERTISEMENT: Kind.ADVERTISEMENT,
+    ndp.ROUTER_SOLICITATION: Kind.ROUTER_SOLICITATION,
     ndp.ROUTER_ADVERTISEMENT: Kind.ROUTER_ADVERTISEMENT,
 }
 

@@ -277,12 +277,6 @@ def solicitation(
     return _frame(to_mac, from_mac, source, destination, message)
 
 
-def router_solicitation(from_mac: bytes) -> bytes:
-    """A Router Solicitation from the unspecified address, without link-layer option: routers answer it by
-    multicast (RFC 4861 section 6.2.6)."""
-    return _frame(ALL_ROUTERS_MAC, from_mac, UNSPECIFIED, ALL_ROUTERS, b"\x85\0\0\0\0\0\0\0")
-
-
 def dad_probe(from_mac: bytes, target: bytes, nonce: bytes) -> bytes:
     """A Duplicate Address Detection probe, as relayed: source ``::``, no link-layer option, the nonce as
     it came (RFC 4862 section 5.4.2, RFC 7527)."""
@@ -290,6 +284,13 @@ def dad_probe(from_mac: bytes, target: bytes, nonce: bytes) -> bytes:
     if nonce:
         message += bytes((NONCE, (len(nonce) + 2) // 8)) + nonce
     return _frame(b"\x33\x33\xff" + target[13:], from_mac, UNSPECIFIED, solicited_node(target), message)
+
+
+def router_solicitation(from_mac: bytes, source: bytes | None = None) -> bytes:
+    """A Router Solicitation from `source`; or from the unspecified address and then without the link-layer
+    option, which routers answer by multicast (RFC 4861 sections 4.1 and 6.2.6)."""
+    message = b"\x85\0\0\0\0\0\0\0" + (b"\x01\x01" + from_mac if source else b"")
+    return _frame(ALL_ROUTERS_MAC, from_mac, source or UNSPECIFIED, ALL_ROUTERS, message)
 
 
 def advertisement(

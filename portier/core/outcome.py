@@ -124,7 +124,13 @@ class Leave(NamedTuple):
     group: bytes
 
 
-Effect = AddRoute | MoveRoute | RemoveRoute | Join | Leave
+class Reconsider(NamedTuple):
+    """Effect: what the reconciler plans by is other than it was (``what``), so it should look again."""
+
+    what: str
+
+
+Effect = AddRoute | MoveRoute | RemoveRoute | Join | Leave | Reconsider
 
 
 class RouteResult(enum.Enum):

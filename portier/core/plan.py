@@ -78,6 +78,7 @@ class Recorded(NamedTuple):
 
 
 _NOTHING: Final = Recorded()
+_UNHEARD: Final[Mapping[str, frozenset[IPv6Network]]] = {}
 
 
 class _Facts(NamedTuple):
@@ -125,6 +126,7 @@ class _Binding(NamedTuple):
 
     config: Config | None
     snapshot: Snapshot
+    heard: Mapping[str, frozenset[IPv6Network]]
     links: _Links
     reports: tuple[GroupReport, ...]
     claims: Mapping[int, str]
@@ -530,16 +532,18 @@ def desired(
     memory: Memory,
     *,
     learned: frozenset[HostRoute] = frozenset(),
+    heard: Mapping[str, frozenset[IPv6Network]] = _UNHEARD,
     recorded: Recorded = _NOTHING,
     now: float,
 ) -> tuple[State, Report, Memory]:
     """What should be.  ``config`` None means nothing: what stopping and cleaning up come down to.
 
-    ``learned`` are the host routes that workers want.  ``now`` is in seconds of any clock that only goes
+    ``learned`` are the host routes that workers want, ``heard`` the on-link prefixes by group that they heard
+    of in Router Advertisements.  ``now`` is in seconds of any clock that only goes
     forward.  Values that did not change since ``memory`` are the same objects.
     """
-    if not _same(memory, config, snapshot):
-        memory = _bind(config, snapshot, memory, now)
+    if not _same(memory, config, snapshot, heard):
+        memory = _bind(config, snapshot, memory, heard, now)
     binding = memory.last
     assert binding is not None  # noqa: S101  (it is the same as something, or was made just now)
     sysctls = _Settings(snapshot, binding.links, recorded)
@@ -562,13 +566,19 @@ def desired(
     return state, report, memory
 
 
-def _same(memory: Memory, config: Config | None, snapshot: Snapshot) -> bool:
+def _same(
+    memory: Memory,
+    config: Config | None,
+    snapshot: Snapshot,
+    heard: Mapping[str, frozenset[IPv6Network]],
+) -> bool:
     """Whether groups are bound as in the last round: what they depend on are the very same objects, and
     time changes nothing about it."""
     return (
         memory.last is not None
         and memory.deadline == math.inf
         and memory.last.config is config
+        and memory.last.heard == heard
         and memory.last.snapshot.links is snapshot.links
         and memory.last.snapshot.addresses is snapshot.addresses
         and memory.last.snapshot.routes is snapshot.routes
@@ -577,7 +587,13 @@ def _same(memory: Memory, config: Config | None, snapshot: Snapshot) -> bool:
     )
 
 
-def _bind(config: Config | None, snapshot: Snapshot, memory: Memory, now: float) -> Memory:
+def _bind(
+    config: Config | None,
+    snapshot: Snapshot,
+    memory: Memory,
+    heard: Mapping[str, frozenset[IPv6Network]],
+    now: float,
+) -> Memory:
     """Tie all groups to the links there are."""
     links = _Links(snapshot)
     routes = memory.routes
@@ -595,7 +611,8 @@ def _bind(config: Config | None, snapshot: Snapshot, memory: Memory, now: float)
     for group in config.groups if config else ():
         known = memory.groups.get(group.name)
         own = tables.get(group.name)
-        binder = _Binder(group, known, now, links=links, routes=routes, claims=claims, tables=own)
+        said = heard.get(group.name, frozenset())
+        binder = _Binder(group, known, now, links=links, routes=routes, heard=said, claims=claims, tables=own)
         of_group, kept = binder.result()
         groups[group.name] = kept
         more = scope.warnings(kept.bound, own, kept.facts.versions, snapshot, priority)
@@ -615,6 +632,7 @@ def _bind(config: Config | None, snapshot: Snapshot, memory: Memory, now: float)
     last = _Binding(
         config=config,
         snapshot=snapshot,
+        heard=heard,
         links=links,
         reports=tuple(reports),
         claims=claims,
@@ -704,6 +722,7 @@ class _Binder:
         *,
         links: _Links,
         routes: _Routes,
+        heard: frozenset[IPv6Network],
         claims: dict[int, str],
         tables: Tables | None,
     ) -> None:
@@ -715,6 +734,7 @@ class _Binder:
         self.known = known
         self.links = links
         self.routes = routes
+        self.heard = heard
         self.claims = claims
         self.tables = tables
         self.now = now
@@ -877,10 +897,13 @@ class _Binder:
         )
 
     def _live(self, upstream: Port) -> tuple[Network, ...]:
-        """The on-link prefixes that rules stand for."""
+        """The on-link prefixes that rules stand for: by the kernel's routes, and by the word of routers."""
+        prefixes = upstream.on_link
+        if new := self.heard.difference(prefixes):
+            prefixes = tuple(sorted({*prefixes, *new}, key=_order))
         if len(self.facts.live) == 2:
-            return upstream.on_link
-        return tuple(network for network in upstream.on_link if network.version in self.facts.live)
+            return prefixes
+        return tuple(network for network in prefixes if network.version in self.facts.live)
 
     def _lost(self, prefixes: tuple[Network, ...]) -> Mapping[Network, float]:
         """The prefixes that the upstream lost within the grace time, and when."""

@@ -25,6 +25,7 @@ from portier.core.engine import (
     Explanation,
     NeighborInfo,
     Rates,
+    RouterInfo,
     Say,
     Standing,
     link_local,
@@ -676,7 +677,7 @@ class RelayEngine:
                 self._add_flow(port, self._hosts[entry.address], frame, flow)
         elif message.type == ndp.REDIRECT:
             link_layer = self._link_layer_for(out, message.target)
-            self._send(out.ifindex, rewrite.relayed_redirect(frame, message, out.mac, entry.mac, link_layer))
+            self._send(out.ifindex, rewrite.relayed_redirect(frame, out.mac, entry.mac, link_layer))
         else:
             self._send(out.ifindex, rewrite.relayed(frame, message, out.mac, entry.mac))
         return Verdict.RELAYED
@@ -1166,6 +1167,10 @@ class RelayEngine:
     def standings(self, now: float) -> list[Standing]:
         """Which part each port takes."""
         return self._guard.standings(now)
+
+    def routers(self, _now: float) -> list[RouterInfo]:
+        """None: hosts hear the routers themselves, and there are no prefixes to know of."""
+        return []
 
     def wanted_routes(self) -> frozenset[HostRoute]:
         """The host routes that should be in the kernel."""

@@ -30,6 +30,8 @@ _PREFIX: Final = 3
 _REDIRECTED: Final = b"\x04"
 _MTU: Final = 5
 _PVD: Final = 21
+_NAT64: Final = 38
+_LIFETIME_AT_4: Final = frozenset({24, 25, 31})  # routes, DNS servers, DNS search list
 _LINK_LAYER: Final = frozenset({ndp.SOURCE_LINK_LAYER, ndp.TARGET_LINK_LAYER})
 
 _ON_LINK: Final = 0x80
@@ -38,6 +40,9 @@ _PVD_HEADER: Final = 0x20  # a header of a Router Advertisement is inside
 _PVD_NAME: Final = 6
 _LABEL: Final = 63
 
+# How long addresses may go on working after their router has gone: hosts disregard less (RFC 4862 section
+# 5.5.3), and more would keep those of a prefix that may never come back (RFC 9096).
+_TWO_HOURS: Final = 7200
 _INFINITY: Final = 0xFFFFFFFF
 _LEAST_MTU: Final = 1280
 _ICMPV6: Final = 58
@@ -83,7 +88,7 @@ def relayed(frame: bytes, message: Message, mac: bytes, to_mac: bytes = b"") -> 
     All source and target link-layer options become `mac`, unexpected ones too, so that no link-layer
     address of another segment gets out; the checksum is finished.  The extension headers stay in front.
     """
-    whole, at = _opened(frame, message, mac, to_mac)
+    whole, at = _opened(frame, mac, to_mac or b"\x33\x33" + message.destination[12:])
     headers, options = _layout(whole, at)
     for kind, place, size in options:
         if kind in _LINK_LAYER and size == 8:
@@ -93,11 +98,11 @@ def relayed(frame: bytes, message: Message, mac: bytes, to_mac: bytes = b"") -> 
     return _closed(whole, at)
 
 
-def relayed_redirect(frame: bytes, message: Message, mac: bytes, to_mac: bytes, link_layer: bytes) -> bytes:
+def relayed_redirect(frame: bytes, mac: bytes, to_mac: bytes, link_layer: bytes) -> bytes:
     """A Redirect as it leaves by a port with link-layer address `mac`, saying that its target has
     `link_layer`: the target's own where it lives on that port, `mac` where it lives on another, b"" where
     that is not known, and then nothing is said of it (the three cases of RFC 4389 section 4.1.3.4)."""
-    whole, at = _opened(frame, message, mac, to_mac)
+    whole, at = _opened(frame, mac, to_mac)
     start = at + ndp.LEAST[ndp.REDIRECT]
     options = []
     said = False
@@ -120,6 +125,59 @@ def relayed_redirect(frame: bytes, message: Message, mac: bytes, to_mac: bytes, 
     whole[start:] = b"".join(options)
     whole[ndp.IPV6 + 4 : ndp.IPV6 + 6] = (len(whole) - ndp.ICMPV6).to_bytes(2, "big")
     return _closed(whole, at)
+
+
+class Leg(NamedTuple):
+    """The last leg of a Router Advertisement: it leaves by a port with link-layer address ``mac`` and
+    ``mtu``, in a frame to ``to_mac`` and for the IPv6 address ``destination``."""
+
+    mac: bytes
+    mtu: int
+    to_mac: bytes
+    destination: bytes
+
+
+def readvertised(frame: bytes, leg: Leg, age: int = 0, *, farewell: bool = False) -> bytes:
+    """A Router Advertisement as it leaves where packets are routed, `age` seconds after it was heard.
+
+    What `relayed` does, and: the hop limit that hosts are to use is one more, because routing takes it off
+    again; the MTU is no larger than that of the link; lifetimes are what is left of them.  A `farewell` says
+    that nothing of it holds any more: the router is none, addresses are deprecated.
+    """
+    whole, at = _opened(frame, leg.mac, leg.to_mac)
+    whole[ndp.IPV6 + 24 : ndp.IPV6 + 40] = leg.destination
+    passed = _INFINITY if farewell else age
+    headers, options = _layout(whole, at)
+    for header in headers:
+        if whole[header + 4]:
+            whole[header + 4] = min(whole[header + 4] + 1, 255)
+        whole[header + 5] |= P_FLAG
+        lifetime = int.from_bytes(whole[header + 6 : header + 8], "big")
+        whole[header + 6 : header + 8] = max(0, lifetime - passed).to_bytes(2, "big")
+    for kind, place, size in options:
+        if kind in _LINK_LAYER and size == 8:
+            whole[place + 2 : place + 8] = leg.mac
+        elif kind == _MTU and size == 8:
+            mtu = int.from_bytes(whole[place + 4 : place + 8], "big")
+            whole[place + 4 : place + 8] = min(mtu, leg.mtu).to_bytes(4, "big")
+        elif kind == _PREFIX and size == 32:
+            _age(whole, place + 4, age, _TWO_HOURS if farewell else _INFINITY)
+            _age(whole, place + 8, age, 0 if farewell else _INFINITY)
+        elif kind in _LIFETIME_AT_4:
+            _age(whole, place + 4, age, 0 if farewell else _INFINITY)
+        elif kind == _NAT64 and size == 16:
+            # 13 bits of 8 seconds each, then the length of the prefix (RFC 8781 section 4).
+            field = int.from_bytes(whole[place + 2 : place + 4], "big")
+            left = max(0, (field & 0xFFF8) - passed) & 0xFFF8
+            whole[place + 2 : place + 4] = (left | field & 7).to_bytes(2, "big")
+    return _closed(whole, at)
+
+
+def _age(whole: bytearray, at: int, age: int, most: int) -> None:
+    """Have a lifetime be what is left of it, and `most` at most; one without end stays so."""
+    seconds = int.from_bytes(whole[at : at + 4], "big")
+    left = seconds if seconds == _INFINITY else max(0, seconds - age)
+    whole[at : at + 4] = min(left, most).to_bytes(4, "big")
 
 
 def advertised(frame: bytes) -> Advertised:
@@ -180,12 +238,11 @@ def _place(frame: bytes) -> int:
     return place[0]
 
 
-def _opened(frame: bytes, message: Message, mac: bytes, to_mac: bytes) -> tuple[bytearray, int]:
+def _opened(frame: bytes, mac: bytes, to_mac: bytes) -> tuple[bytearray, int]:
     """A copy with another Ethernet header and no offload state, to work on, and where its message begins."""
     place = ndp.locate(frame)
     assert not isinstance(place, Verdict)  # noqa: S101 - ndp.parse made a message of the frame
     at, end = place
-    to_mac = to_mac or b"\x33\x33" + message.destination[12:]
     return bytearray(ndp.NO_OFFLOAD + to_mac + mac + frame[ndp.IPV6 - 2 : end]), at
 
 

@@ -28,6 +28,7 @@ from portier.core.engine import (
     Lazy,
     NeighborInfo,
     Rates,
+    RouterInfo,
     Say,
     Standing,
     link_local,
@@ -49,11 +50,13 @@ from portier.core.model import (
     Multicast,
     Network,
     Role,
+    RouterAdvertisements,
     Switch,
 )
 from portier.core.neighbors import Claim, Neighbor, NeighborTable, RouteState
 from portier.core.outcome import AddRoute, Effect, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.ports import Attached, names
+from portier.core.routers import Routers
 from portier.core.rules import CompiledRule, Prefixes, RuleTable
 from portier.core.timers import Timed, Timers
 
@@ -206,6 +209,7 @@ class RouteEngine:
         self._nobody: dict[bytes, tuple[float, frozenset[int]]] = {}
         self._rates = Rates()
         self._next_hops: dict[bytes, set[int]] = {}
+        self._routers = Routers()
         self._route_bucket = Bucket(0, 0)
         self._routes: dict[HostRoute, None] = {}
         self._announcer = Announcer()
@@ -286,6 +290,7 @@ class RouteEngine:
         self._announcer.configure(attached.keys())
         for this in attached.values():
             self._tell_of_return(this, former.get(this.ifindex), now)
+        self._take(self._routers.configure(bound, now))
         return self._outcome(Verdict.HEARD)
 
     def _recheck(self, before: Bound) -> None:
@@ -437,11 +442,11 @@ class RouteEngine:
     def _look(self, port: Attached, frame: bytes, now: float) -> Outcome:
         # The socket's filter cuts frames from outside that bear our own address down to the header.
         message = Verdict.OWN_FRAME if len(frame) == ndp.IPV6 else read(frame)
-        verdict = message if isinstance(message, Verdict) else self._message(port, message, now)
+        verdict = message if isinstance(message, Verdict) else self._message(port, message, frame, now)
         port.counts[verdict] += 1
         return self._outcome(verdict)
 
-    def _message(self, port: Attached, message: Heard, now: float) -> Verdict:
+    def _message(self, port: Attached, message: Heard, frame: bytes, now: float) -> Verdict:
         if message.ether_source == port.mac:
             return self._host_asks(port, message, now)
         if message.ether_source in self._macs or message.link_layer in self._macs:
@@ -459,7 +464,21 @@ class RouteEngine:
             for entry in self._table.of_host(port.ifindex, message.link_layer or message.ether_source):
                 entry.router = True
                 self._set_ready(entry)
+        if (
+            kind in {Kind.ROUTER_SOLICITATION, Kind.ROUTER_ADVERTISEMENT}
+            and self._group.router_advertisements is RouterAdvertisements.RELAY
+        ):
+            if (limit := self._over_limit(port, message.ether_source, now)) is not None:
+                return limit
+            return self._take(self._routers.receive(port.port, message, frame, now))
         return Verdict.NOT_HANDLED
+
+    def _take(self, outcome: Outcome) -> Verdict:
+        """Make what a part of the engine decided its own."""
+        self._effects += outcome.effects
+        self._sends += outcome.sends
+        self._events += outcome.events
+        return outcome.verdict
 
     # -- solicitations -------------------------------------------------------------------------------
 
@@ -526,6 +545,9 @@ class RouteEngine:
         if target in self._broadcasts:
             say("the address of a whole network, or its broadcast address: no host's")
             return _Decision(Verdict.BROADCAST)
+        if self._routers.answers_for(port.ifindex, target):
+            say("a router upstream, whose Router Advertisements are relayed: answered")
+            return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, router=True))
         if link_local(target):
             say("link-local targets are not proxied in mode route: each link keeps its own")
             return _Decision(Verdict.LINK_LOCAL)
@@ -761,6 +783,8 @@ class RouteEngine:
 
     def _advertisement(self, port: Attached, message: Heard, now: float) -> Verdict:
         target = message.target
+        if self._routers.answers_for(port.ifindex, target):
+            return self._refuse_claim(port, target, message.ether_source, "a router's, on the upstream")
         if link_local(target):
             return Verdict.NOT_HANDLED
         if target in self._own:
@@ -1139,6 +1163,8 @@ class RouteEngine:
 
     def _dad_probe(self, port: Attached, message: Heard, now: float) -> Verdict:
         target, mac = message.target, message.ether_source
+        if self._routers.answers_for(port.ifindex, target):
+            return self._defend(port, mac, target, router=True)
         if link_local(target):
             return Verdict.LINK_LOCAL
         if target in self._broadcasts:
@@ -1312,12 +1338,14 @@ class RouteEngine:
             if self._effects:
                 break  # a route that is refused holds back what belongs to it alone
         due.close()
+        if now >= self._routers.deadline:
+            self._take(self._routers.tick(now))
         return self._outcome(Verdict.HEARD)
 
     @property
     def deadline(self) -> float:
         """The monotonic time at which `tick` is next due, infinity when nothing is."""
-        return self._timers.deadline
+        return min(self._timers.deadline, self._routers.deadline)
 
     def _neighbor_due(self, entry: Neighbor, now: float) -> None:
         timers = self._group.timers
@@ -1609,6 +1637,10 @@ class RouteEngine:
                 )
             )
         return infos
+
+    def routers(self, now: float) -> list[RouterInfo]:
+        """The routers whose advertisements are relayed."""
+        return self._routers.infos(now)
 
     def wanted_routes(self) -> frozenset[HostRoute]:
         """The host routes that should be in the kernel."""

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Collection, Container, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from ipaddress import IPv6Network
 from typing import Final, NamedTuple, Protocol
 
 from portier.core import plan
@@ -154,6 +155,9 @@ class Workers(Protocol):
 
     def learned(self) -> frozenset[HostRoute]:
         """The host routes that workers want."""
+
+    def heard(self) -> Mapping[str, frozenset[IPv6Network]]:
+        """The on-link prefixes that workers heard of in Router Advertisements, by group."""
 
 
 class Loaded(Protocol):
@@ -561,6 +565,7 @@ class Reconciler:
         # After a while they are tried again: perhaps what was in the way is gone.
         foreign = {route for route, since in self._foreign.items() if now - since < _RESYNC}
         before = shown.before if shown else self._workers.learned()
+        heard = self._workers.heard()
         links = self._links
         while True:
             snapshot = shown.snapshot if shown else self._kernel.snapshot(_numbers(config, recorded), links)
@@ -572,6 +577,7 @@ class Reconciler:
                 snapshot,
                 self._memory,
                 learned=learned - foreign,
+                heard=heard,
                 recorded=recorded,
                 now=now,
             )
@@ -805,6 +811,10 @@ class _Nobody:
     def learned(self) -> frozenset[HostRoute]:
         """Nothing is known."""
         return frozenset()
+
+    def heard(self) -> Mapping[str, frozenset[IPv6Network]]:
+        """Nothing is heard."""
+        return {}
 
     def start(self, bound: Bound) -> None:
         """Not here."""

@@ -12,10 +12,11 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Network
 from time import monotonic
 from typing import Final, Protocol
 
-from portier.core.engine import Explanation, NeighborInfo, Standing
+from portier.core.engine import Explanation, NeighborInfo, RouterInfo, Standing
 from portier.core.model import Bound, HostRoute
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
@@ -87,6 +88,7 @@ class GroupStatus:
     neighbors: int = 0
     pending: int = 0
     standings: tuple[Standing, ...] = ()
+    routers: tuple[RouterInfo, ...] = ()
 
 
 class _Group:
@@ -186,6 +188,14 @@ class Supervisor:
     def learned(self) -> frozenset[HostRoute]:
         """The host routes that the workers want."""
         return frozenset[HostRoute]().union(*(engine.wanted_routes() for engine in self._engines().values()))
+
+    def heard(self) -> dict[str, frozenset[IPv6Network]]:
+        """The prefixes that are on-link upstream by the word of the routers there, by group."""
+        now = self._clock()
+        return {
+            name: frozenset[IPv6Network]().union(*(router.on_link for router in engine.routers(now)))
+            for name, engine in self._engines().items()
+        }
 
     # -- for people ----------------------------------------------------------------------------------
 
@@ -322,6 +332,7 @@ class Supervisor:
             neighbors=engine.table_size(),
             pending=engine.pending_size(),
             standings=tuple(engine.standings(self._clock())),
+            routers=tuple(engine.routers(self._clock())),
         )
 
 

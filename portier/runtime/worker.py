@@ -28,10 +28,20 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from portier.core.engine import Explanation, KernelOracle, NeighborInfo, Standing
+from portier.core.engine import Explanation, KernelOracle, NeighborInfo, RouterInfo, Standing
 from portier.core.mld import NOTHING_JOINED, Joined, RouterBeacon
 from portier.core.model import Bound, Event, EventKind, HostRoute, Port
-from portier.core.outcome import AddRoute, Join, Leave, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.outcome import (
+    AddRoute,
+    Join,
+    Leave,
+    MoveRoute,
+    Outcome,
+    Reconsider,
+    RemoveRoute,
+    RouteResult,
+    Verdict,
+)
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 
@@ -133,6 +143,9 @@ class Engine(Protocol):
 
     def standings(self, now: float, /) -> list[Standing]:
         """List the parts that ports take in mode relay; nothing in mode route."""
+
+    def routers(self, now: float, /) -> list[RouterInfo]:
+        """List the routers whose Router Advertisements are relayed in mode route."""
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Count frames by port and verdict."""
@@ -474,6 +487,8 @@ class Worker:
                     self._groups.join(effect.ifindex, effect.group)
                 elif isinstance(effect, Leave):
                     self._groups.leave(effect.ifindex, effect.group)
+                elif isinstance(effect, Reconsider):
+                    self._wake(effect.what)
                 else:
                     result = self._put(effect)
                     failed = failed or result is RouteResult.FAILED

@@ -57,6 +57,17 @@ HEALTHY: dict[str, Any] = {
                 {"prefix": "2001:db8:7::/64", "grace_left": None},
                 {"prefix": "2001:db8:6::/64", "grace_left": 430.0},
             ],
+            "routers": [
+                {
+                    "address": "fe80::1",
+                    "port": "eth0",
+                    "mac": "52:54:00:00:00:ff",
+                    "lifetime": 1750.0,
+                    "managed": False,
+                    "other": False,
+                    "on_link": ["2001:db8:7::/64"],
+                }
+            ],
             "rules": 3,
             "neighbors": 12,
             "pending": 1,

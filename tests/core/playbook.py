@@ -127,9 +127,12 @@ class Sent:
 
     port: int
     message: ndp.Message
+    frame: bytes = b""
 
     @property
     def kind(self) -> str:
+        if self.message.type in {ndp.ROUTER_SOLICITATION, ndp.ROUTER_ADVERTISEMENT}:
+            return "RS" if self.message.type == ndp.ROUTER_SOLICITATION else "RA"
         if self.message.type == ndp.ADVERTISEMENT:
             return "NEWS" if self.message.destination == ndp.ALL_ROUTERS else "NA"
         if self.message.source == ndp.UNSPECIFIED:
@@ -137,7 +140,8 @@ class Sent:
         return "NS" if self.message.destination[0] == 0xFF else "PROBE"
 
     def __repr__(self) -> str:
-        return f"{self.kind} {ip_address(self.message.target)} on {NAMES[self.port]}"
+        target = self.message.target
+        return f"{self.kind} {ip_address(target) if target else ''} on {NAMES[self.port]}"
 
 
 def shown(frame: bytes) -> ndp.Message:
@@ -333,7 +337,7 @@ class Playbook:
             elif isinstance(effect, Leave):
                 self.joined.remove((effect.ifindex, effect.group))
         for ifindex, frame in () if failed else outcome.sends:
-            self.sent.append(Sent(ifindex, shown(frame)))
+            self.sent.append(Sent(ifindex, shown(frame), frame))
         self.events += [(event.kind, event.text) for event in outcome.events]
         assert self.engine.deadline <= math.inf
 

@@ -200,7 +200,7 @@ def redirect(*options: Packet) -> bytes:
 
 def redirect_relayed(frame: bytes, link_layer: bytes) -> bytes:
     """What leaves by P1 for A, and is valid there."""
-    made = rewrite.relayed_redirect(frame, message_of(frame), P1, mac(10), link_layer)
+    made = rewrite.relayed_redirect(frame, P1, mac(10), link_layer)
     message_of(made)
     return made
 
@@ -506,6 +506,104 @@ def test_nd_208_209_prefixes_that_hosts_pass_over_are_passed_over() -> None:
     assert (view.prefixes, view.mtu) == ((), 0)
 
 
+# -- where packets are routed ------------------------------------------------------------------------------
+
+ALL = rewrite.Leg(P1, 1400, ndp.ALL_NODES_MAC, ndp.ALL_NODES)
+
+
+def lifetimes(frame: bytes) -> tuple[int, ...]:
+    """All lifetimes in an advertisement, in order; a prefix has two."""
+    packet = IPv6(frame[ndp.IPV6 :])
+    found = [packet[ICMPv6ND_RA].routerlifetime]
+    layer = packet[ICMPv6ND_RA].payload
+    while isinstance(layer, Packet) and layer.fields:
+        names = ("lifetime", "rtlifetime", "scaledlifetime", "validlifetime", "preferredlifetime")
+        found += [layer.fields[name] for name in names if name in layer.fields]
+        layer = layer.payload
+    return tuple(found)
+
+
+EVERYTHING = advertisement(
+    ICMPv6NDOptPrefixInfo(
+        prefix="2001:db8:1::", prefixlen=64, L=1, A=1, validlifetime=86400, preferredlifetime=14400
+    ),
+    ICMPv6NDOptPrefixInfo(prefix="2001:db8:2::", prefixlen=64, validlifetime=600, preferredlifetime=300),
+    ICMPv6NDOptPrefixInfo(prefix="2001:db8:3::", prefixlen=64),
+    ICMPv6NDOptRouteInfo(prefix="2001:db8:9::", plen=64, rtlifetime=1000),
+    ICMPv6NDOptRDNSS(dns=["2001:db8::53"], lifetime=900),
+    ICMPv6NDOptDNSSL(searchlist=["example.org."], lifetime=0xFFFFFFFF),
+    ICMPv6NDOptPREF64(prefix="64:ff9b::", scaledlifetime=100, plc=1),
+    ICMPv6NDOptMTU(mtu=1500),
+    sllao(),
+    chlim=64,
+    routerlifetime=1800,
+)
+
+
+def test_an_advertisement_comes_down_for_the_link_below() -> None:
+    """P bit, a hop limit of one more, the MTU of the link, our link-layer address; the rest is the same."""
+    made = rewrite.readvertised(EVERYTHING, ALL)
+
+    allowed = {42, 43, 44, 45, *range(len(made) - ndp.IPV6 - 12, len(made) - ndp.IPV6)}
+    assert set(differences(EVERYTHING, made)) <= allowed
+    assert made[ndp.ICMPV6 + 4] == 65
+    assert made[ndp.ICMPV6 + 5] & rewrite.P_FLAG
+    assert rewrite.advertised(made).mtu == 1400
+    assert message_of(made).link_layer == P1
+    assert made[10:22] == ndp.ALL_NODES_MAC + P1
+
+
+@pytest.mark.parametrize(("hop_limit", "told"), [(0, 0), (1, 2), (64, 65), (254, 255), (255, 255)])
+def test_the_hop_limit_is_one_more_unless_it_says_nothing(hop_limit: int, told: int) -> None:
+    """0 leaves it to the hosts, 255 is the most there is; inside a PvD option too."""
+    inner = INNER[:4] + bytes((hop_limit,)) + INNER[5:]
+    made = rewrite.readvertised(advertisement(pvd(header=inner), chlim=hop_limit), ALL)
+
+    assert (made[ndp.ICMPV6 + 4], made[ndp.ICMPV6 + 16 + 24 + 4]) == (told, told)
+
+
+def test_nd_220_a_smaller_mtu_stays() -> None:
+    """Only what is larger than the link takes is lowered."""
+    small = advertisement(ICMPv6NDOptMTU(mtu=1280))
+
+    assert rewrite.advertised(rewrite.readvertised(small, ALL)).mtu == 1280
+
+
+def test_it_may_be_for_one_who_asked() -> None:
+    """The destination is another, and the checksum right."""
+    leg = rewrite.Leg(P1, 1500, mac(10), ip("fe80::a"))
+    made = rewrite.readvertised(EVERYTHING, leg)
+
+    assert message_of(made).destination == ip("fe80::a")
+    assert message_of(made).ether_destination == mac(10)
+
+
+def test_lifetimes_are_what_is_left_of_them() -> None:
+    """Of routers, prefixes, routes, name servers and NAT64; what has no end has none later."""
+    forever = 0xFFFFFFFF
+
+    assert lifetimes(EVERYTHING) == (
+        *(1800, 86400, 14400, 600, 300, forever, forever),
+        *(1000, 900, forever, 100),
+    )
+    assert lifetimes(rewrite.readvertised(EVERYTHING, ALL, 400)) == (
+        *(1400, 86000, 14000, 200, 0, forever, forever),
+        *(600, 500, forever, 50),
+    )
+    old = IPv6(rewrite.readvertised(EVERYTHING, ALL, 5000)[ndp.IPV6 :])
+    assert old[ICMPv6ND_RA].routerlifetime == old[ICMPv6NDOptRDNSS].lifetime == 0
+    assert (old[ICMPv6NDOptPREF64].scaledlifetime, old[ICMPv6NDOptPREF64].plc) == (0, 1)
+
+
+def test_a_farewell_takes_all_back() -> None:
+    """The router is none, addresses are deprecated at once and gone in two hours, and the flags stay."""
+    made = rewrite.readvertised(EVERYTHING, ALL, 100, farewell=True)
+
+    assert lifetimes(made) == (0, 7200, 0, 500, 0, 7200, 0, 0, 0, 0, 0)
+    first = rewrite.advertised(made).prefixes[0]
+    assert (first.on_link, first.autonomous) == (True, True)
+
+
 # -- no surprises ---------------------------------------------------------------------------------------
 
 MESSAGES = [
@@ -554,10 +652,12 @@ def test_mutated_messages_are_rewritten_or_have_a_verdict(frame: bytes, data: st
     kept = message._replace(ether_source=P1, ether_destination=mac(1))
     if message.type == ndp.ROUTER_ADVERTISEMENT:
         rewrite.advertised(cut)
+        for farewell in (False, True):
+            assert isinstance(ndp.parse(rewrite.readvertised(cut, ALL, 7, farewell=farewell)), ndp.Message)
     else:
         assert made == kept._replace(link_layer=message.link_layer and P1)
     if message.type == ndp.REDIRECT:
         rewrite.redirected(cut, message)
         for link_layer in (b"", P1, mac(7)):
-            again = rewrite.relayed_redirect(cut, message, P1, mac(1), link_layer)
+            again = rewrite.relayed_redirect(cut, P1, mac(1), link_layer)
             assert ndp.parse(again) == kept._replace(link_layer=link_layer)

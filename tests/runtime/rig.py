@@ -13,10 +13,20 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from portier.core.engine import Explanation, KernelOracle, NeighborInfo, Service, Standing
+from portier.core.engine import Explanation, KernelOracle, NeighborInfo, RouterInfo, Service, Standing
 from portier.core.mld import Joined
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
-from portier.core.outcome import AddRoute, Join, Leave, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.outcome import (
+    AddRoute,
+    Join,
+    Leave,
+    MoveRoute,
+    Outcome,
+    Reconsider,
+    RemoveRoute,
+    RouteResult,
+    Verdict,
+)
 from portier.core.rules import RuleTable
 from portier.errors import KernelError
 from portier.runtime.worker import Worker
@@ -211,6 +221,7 @@ class FakeEngine:
         self.threads: set[str] = set()
         self.on_settle = Outcome(Verdict.HEARD)
         self.held = {2}
+        self.heard: list[RouterInfo] = []
 
     def configure(self, bound: Bound, rules: RuleTable, now: float) -> Outcome:
         assert isinstance(rules, RuleTable)
@@ -242,6 +253,8 @@ class FakeEngine:
                 return Outcome(Verdict.HEARD, (Join(2, GROUP), Join(1, GROUP)), answer)
             case b"leave":
                 return Outcome(Verdict.HEARD, (Leave(1, GROUP),), answer)
+            case b"router":
+                return Outcome(Verdict.HEARD, (Reconsider("router"),))
             case b"crash":
                 raise ZeroDivisionError("a bug in receive")
             case b"tick":
@@ -287,6 +300,9 @@ class FakeEngine:
         return [
             Standing(ifindex, Service.HOLD_DOWN, "a rogue", bytes(16), MAC[1], now) for ifindex in self.held
         ]
+
+    def routers(self, now: float) -> list[RouterInfo]:
+        return [info._replace(lifetime=info.lifetime - now) for info in self.heard]
 
     def counters(self) -> dict[str, dict[str, int]]:
         return {name: dict(counts) for name, counts in list(self.counts.items())}

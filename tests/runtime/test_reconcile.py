@@ -333,6 +333,19 @@ def test_only_routes_of_ports_are_asked_for(world: World) -> None:
     assert not any(asked)
 
 
+def test_prefixes_that_workers_hear_of_are_live(world: World) -> None:
+    """They join those that the kernel routes out of the upstream; when they end they have their grace."""
+    world.round()
+    heard = IPv6Network("2001:db8:9::/64")
+    world.workers.prefixes["guests"] = frozenset({heard, IPv6Network("2001:db8:7::/64")})
+    assert world.round() == ["~ worker guests: upstream is +2001:db8:9::/64"]
+    assert world.workers.bounds["guests"].live == (IPv6Network("2001:db8:7::/64"), heard)
+    world.workers.prefixes.clear()
+    assert world.round() == []
+    world.clock.advance(601.0)
+    assert world.round() == ["~ worker guests: upstream is -2001:db8:9::/64"]
+
+
 def test_events_tell_what_became_of_ports(world: World) -> None:
     """A port that comes, waits or goes is an event with its reason."""
     world.round()

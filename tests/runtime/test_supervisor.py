@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Network
 
 import pytest
 
-from portier.core.engine import Explanation
+from portier.core.engine import Explanation, RouterInfo
 from portier.core.model import Bound, HostRoute
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 from portier.runtime.supervisor import Supervisor
 from portier.runtime.worker import Wires
 from tests.runtime.rig import FakeEngine, World, bound, host_route, port, wait_for
+
+LAN = IPv6Network("2001:db8:7::/64")
 
 
 class FakeWorker:
@@ -365,6 +368,9 @@ def test_status_and_questions(ground: Ground) -> None:
     assert ground.supervisor.explain("guests", b"x", 2).steps == ("b'x' on 2",)
     ground.supervisor.ask("guests", b"target")
     assert ground.asked == [("guests", b"target")]
+    engine.heard.append(RouterInfo(bytes(16), "port1", bytes(6), 1800, False, False, frozenset({LAN})))
+    assert [router.lifetime for router in ground.supervisor.status()["guests"].routers] == [800]
+    assert ground.supervisor.heard() == {"guests": {LAN}}
     assert [held.ifindex for held in status.standings] == [2]
     ground.supervisor.lift("guests", 2)
     assert ground.supervisor.status()["guests"].standings == ()

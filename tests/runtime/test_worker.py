@@ -306,6 +306,13 @@ def test_a_frame_that_cannot_be_handed_over_costs_no_port(world: World) -> None:
     assert world.wakes == []
 
 
+def test_the_reconciler_is_woken_when_the_engine_says_so(world: World) -> None:
+    """What it plans by has changed: the prefixes that routers tell."""
+    world.started()
+    world.wire(1).arrive(b"router")
+    wait_for(lambda: world.wakes == ["router"], "the reconciler is woken")
+
+
 def test_data_that_a_link_does_not_take_is_counted(relay: Relaying) -> None:
     """A full queue costs the frame and nothing else; a link that is gone costs its port."""
     worker = relay.world.workers[0]
