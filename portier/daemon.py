@@ -16,6 +16,7 @@ import ipaddress
 import logging
 import math
 import os
+import random
 import resource
 import select
 import signal
@@ -33,12 +34,13 @@ from types import FrameType
 from typing import Any, Final
 
 from portier import config as configuration
-from portier.core.engine import RouterInfo, Standing
+from portier.core.engine import KernelOracle, RouterInfo, Standing
 from portier.core.engine import Service as PortService
 from portier.core.mld import NOTHING_JOINED
 from portier.core.model import Bound, Config, Event, EventKind, Group, Mode
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, PortReport, Step
+from portier.core.relay import RelayEngine
 from portier.core.route import RouteEngine
 from portier.errors import ConfigError, PortierError, Refused
 from portier.runtime import reconcile
@@ -277,12 +279,13 @@ class Daemon:
         return Kernel(self._record, self._monitor)
 
     def _make_worker(self, bound: Bound, crashed: Callable[[Exception], None]) -> Worker:
+        relays = bound.group.mode is Mode.RELAY
         return Worker(
             bound.group.name,
-            open_port=PacketPort,
+            open_port=functools.partial(PacketPort, data=relays),
             open_kernel=self._open_kernel,
             open_memberships=Memberships,
-            make_engine=RouteEngine,
+            make_engine=_make_relay if relays else RouteEngine,
             on_event=self._hear,
             wake=self._wake,
             crashed=crashed,
@@ -595,6 +598,11 @@ class Daemon:
                 f"ports {', '.join(ports) or 'none'}; {group['neighbors']} hosts known, "
                 f"{group['pending']} asked for; worker {group['worker']['state']}"
             )
+
+
+def _make_relay(_kernel: KernelOracle) -> RelayEngine:
+    """An engine for mode relay, which has no question for the kernel."""
+    return RelayEngine(random.random)
 
 
 def _port(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:
