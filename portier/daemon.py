@@ -77,7 +77,10 @@ _EXPLAIN_STEP: Final = 0.05
 _OTHER_GROUPS: Final = 50  # that are asked whether they know an address which the right one refuses
 _REFRESH: Final = 1.0  # seconds between updates of what the service manager shows
 _CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
-_ANSWERED: Final = frozenset({Verdict.ANSWERED, Verdict.DEFENDED, Verdict.OWN_ADDRESS, Verdict.KERNEL})
+_ANSWERED: Final = frozenset(
+    # The last: in mode relay the owner answers for itself.
+    {Verdict.ANSWERED, Verdict.DEFENDED, Verdict.OWN_ADDRESS, Verdict.KERNEL, Verdict.RELAYED}
+)
 _GC_THRESH3: Final = "net/ipv6/neigh/default/gc_thresh3"
 
 _Found = tuple[list[str], Verdict | None]

@@ -477,6 +477,8 @@ class RelayEngine:
             return Verdict.HEARD
         if group:
             if message.type == ndp.SOLICITATION:
+                if message.source == ndp.UNSPECIFIED:
+                    self._suspect(port, message, now)
                 self._note_search(port, message.target, now)
             return self._flood(port, frame, message, name, now)
         return self._unicast(port, frame, message, now)
@@ -572,6 +574,15 @@ class RelayEngine:
         self._remember(port, name, frame, ports, now)
         self._guard.relay(port.gate, frame, message, now)
         return Verdict.RELAYED
+
+    def _suspect(self, port: _Attached, message: Message, now: float) -> None:
+        """A DAD probe for an address, from the link-layer address that it is known with on another port: its
+        host seems to be here now, so it is asked there.  Nothing is learned from a message without source."""
+        host = self._hosts.get(message.target)
+        for entry in host.entries.values() if host else ():
+            elsewhere = entry.ifindex != port.ifindex and entry.mac == message.ether_source
+            if elsewhere and entry.state is not State.PROBE:
+                self._set(entry, State.PROBE, now)
 
     def _note_search(self, port: _Attached, target: bytes, now: float) -> None:
         """Somebody looks for an unknown neighbor: it is INCOMPLETE (RFC 4389 section 5), so that packets for
@@ -937,9 +948,14 @@ class RelayEngine:
             if entry.spoken and other.mac == entry.mac:
                 if other.state is not State.STALE or host.best is other:
                     self._supersede(host, other, entry, now)
-            elif host.best is other and other.state is not State.PROBE:
+            elif host.best is other and self._may_be_gone(other, now):
                 other.contested = True
                 self._set(other, State.PROBE, now)
+
+    def _may_be_gone(self, entry: _Entry, now: float) -> bool:
+        """Whether to ask for a neighbor.  One just heard is there: without this two hosts with one address
+        would be asked in turn, each because the other answered, as fast as they can."""
+        return entry.state is not State.PROBE and now >= entry.heard + self._group.timers.retransmit
 
     def _supersede(self, host: _Host, other: _Entry, entry: _Entry, now: float) -> None:
         if host.best is other:
@@ -1221,13 +1237,17 @@ class RelayEngine:
             return Verdict.NOWHERE
         say("relayed to {}; its owner answers for itself, and the answer is relayed", _names(taking))
         host = self._hosts.get(address)
-        for entry in host.entries.values() if host else ():
+        entries = dict(host.entries) if host else {}
+        for entry in entries.values():
             home = self._ports[entry.ifindex]
             say(
                 "known on {} with link-layer address {}, {}", home.name, mac_text(entry.mac), entry.state.name
             )
         self._judge_data(port, address, now, say)
-        return Verdict.RELAYED
+        if not entries:
+            say("nobody is known to have it")
+            return Verdict.RESOLVING
+        return Verdict.SAME_PORT if entries.keys() == {port.ifindex} else Verdict.RELAYED
 
     def _judge_data(self, port: _Attached, address: bytes, now: float, say: Say) -> None:
         target = self._next_hop(port, address, now)

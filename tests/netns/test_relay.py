@@ -101,9 +101,9 @@ class Link:
         ports = self.portier.group()["ports"]
         return {port["name"]: (port["relay"] or {"service": port["state"]})["service"] for port in ports}
 
-    def wait_service(self, timeout: float = 25.0, **wanted: str) -> None:
+    def wait_service(self, **wanted: str) -> None:
         """Wait until ports take these parts."""
-        wait_for(lambda: wanted.items() <= self.services().items(), timeout, f"parts {wanted}")
+        wait_for(lambda: wanted.items() <= self.services().items(), 25, f"parts {wanted}")
 
     def address(self, number: int, timeout: float = 15.0) -> str:
         """The address that a host made for itself, as soon as it may use it."""
@@ -273,52 +273,23 @@ def test_nd_017_addresses_that_are_taken_are_refused_across_segments(link: Link)
 
 
 def test_nd_062_of_two_hosts_with_one_address_both_are_heard(link: Link) -> None:
-    """The router sees the advertisements of both."""
+    """The router sees the advertisements of both; and they are not asked in turn for ever."""
     twice = f"{NET}88"
     for host in link.hosts.values():
         host.add("eth0", f"{twice}/64")
     capture = link.r.capture("eth0")
-    link.r.ping(twice, 1)
     taps = [link.p.capture(f"tap{number}") for number in link.hosts]
-    link.r.ip("neigh flush dev eth0")
     link.r.ping(twice, 1)
-    wait_for(lambda: all(tap.advertisements(twice) for tap in taps), 5, "both answer")
-    answered = sum(len(tap.advertisements(twice, outgoing=False)) for tap in taps)
-    wait_for(lambda: len(capture.advertisements(twice, outgoing=False)) >= answered, 5, "both are relayed")
+
+    def answers(captured: Capture) -> int:
+        return len(captured.advertisements(twice, outgoing=False))
+
+    wait_for(lambda: all(map(answers, taps)), 5, "both answer")
+    wait_for(lambda: answers(capture) >= 2, 5, "both are relayed")
+    assert link.r.ping(twice, 5), "one of them is talked to"
+    assert sum(map(answers, taps)) < 30
     for host in link.hosts.values():
         host.ip(f"addr del {twice}/64 dev eth0")
-
-
-def test_nd_010_a_host_that_changes_segments_is_followed(lab: Lab) -> None:
-    """A host unplugged here and plugged in there, with address and link-layer address, is pinged all the
-    while, and misses little; its address is never taken for a duplicate."""
-    link = Link(lab)
-    link.advertise()
-    mac = link.hosts[1].mac("eth0")
-    link.lab.link(link.hosts[1], "eth1", link.p, "tap3", mac=mac)
-    link.hosts[1].ip("link set eth1 down")
-    link.start()
-    host, address = link.hosts[1], f"{NET}55"
-    host.use_dad("eth0")
-    host.use_dad("eth1")
-    host.add("eth0", f"{address}/64", dad=True)
-    wait_for(lambda: host.address_state("eth0", address) == "valid", 5, "the address is usable")
-    assert wait_for(lambda: link.r.ping(address, timeout=1), 5, "the host answers")
-    link.wait_service(eth0="forwarding", tap1="forwarding")
-    pinging = link.r.pinging(address)
-    for here, there in (("eth0", "eth1"), ("eth1", "eth0")):
-        assert wait_for(lambda: link.r.ping(address, timeout=1), 5, "the host answers")
-        host.ip(f"addr flush dev {here} scope global", f"link set {here} down", f"link set {there} up")
-        link.wait_service(**{"tap3" if there == "eth1" else "tap1": "forwarding"})
-        host.add(there, f"{address}/64", dad=True)
-
-        def settled(there: str = there) -> bool:
-            return host.address_state(there, address) == "valid"
-
-        wait_for(settled, 5, "no duplicate is seen")
-        assert wait_for(lambda: link.r.ping(address, timeout=1), 8, f"the host answers by {there}")
-    replies, _ = pinging.stop()
-    assert replies > 20
 
 
 # -- DHCPv6 ------------------------------------------------------------------------------------------
@@ -410,7 +381,7 @@ def test_nd_067_a_rogue_router_behind(lab: Lab, policy: str) -> None:
         assert link.services()["tap1"] == "forwarding"
     if policy != "off":
         holds_for(lambda: routers(two) == {real}, 1, "no other router is heard of")
-    assert two.ping(BEYOND, 3)
+        assert two.ping(BEYOND, 3)
 
 
 def test_a_hold_down_survives_a_reload_and_is_lifted(lab: Lab) -> None:
