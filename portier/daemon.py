@@ -72,6 +72,7 @@ _PLACE: Final = b"\0portier"  # abstract sockets are per network namespace, as a
 _FIRST_ROUND: Final = 60.0  # seconds until readiness is told even if the first round is still busy
 _RELOAD: Final = 110.0
 _PLAN: Final = 50.0
+_STATUS: Final = 2.0  # seconds that a status waits for a look at the kernel
 _EXPLAIN: Final = 8.0  # seconds that a host is given to answer before `explain` says what it knows
 _EXPLAIN_STEP: Final = 0.05
 _OTHER_GROUPS: Final = 50  # that are asked whether they know an address which the right one refuses
@@ -317,6 +318,8 @@ class Daemon:
         """Everything about everything, for `portier status`."""
         now = time.monotonic()
         reconciler = self._reconciler
+        if reconciler.report.entries:
+            reconciler.look(_STATUS)  # no event tells of proxy entries that are gone
         settings, last, report = reconciler.settings, reconciler.last, reconciler.report
         workers = self._supervisor.status()
         problems = list(self._find_problems(workers))
@@ -333,7 +336,7 @@ class Daemon:
                 "error": list(settings.refused) or None,
                 "differs": settings.differs,
                 "inactive": list(settings.config.inactive),
-                "warnings": [str(warning) for warning in settings.warnings],
+                "warnings": [*map(str, settings.warnings), *report.foreign],
             },
             "groups": [self._group(of, workers.get(of.group.name)) for of in report.groups],
             "reconcile": {

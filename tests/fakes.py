@@ -18,6 +18,7 @@ from portier.core.model import (
     Link,
     LinkAddress,
     PolicyRule,
+    ProxyEntry,
     Snapshot,
 )
 from portier.core.outcome import RouteResult
@@ -25,6 +26,7 @@ from portier.errors import KernelError
 
 _CONF = "net/ipv6/conf"
 _CONF4 = "net/ipv4/conf"
+PROXY_NDP = f"{_CONF}/all/proxy_ndp"
 
 
 class FakeClock:
@@ -49,6 +51,7 @@ class FakeRecord:
         self._routes: set[HostRoute] = set()
         self._table_routes: set[KernelRoute] = set()
         self._rules: set[PolicyRule] = set()
+        self._proxies: set[ProxyEntry] = set()
         self._sysctls: dict[str, tuple[str, str]] = {}
         self._owners: dict[str, int] = {}
 
@@ -88,6 +91,18 @@ class FakeRecord:
         """The policy rules on record."""
         return frozenset(self._rules)
 
+    def note_proxy(self, entry: ProxyEntry) -> None:
+        """Record a proxy entry that is about to be added."""
+        self._proxies.add(entry)
+
+    def forget_proxy(self, entry: ProxyEntry) -> None:
+        """Strike a proxy entry that is gone."""
+        self._proxies.discard(entry)
+
+    def proxies(self) -> frozenset[ProxyEntry]:
+        """The proxy entries on record."""
+        return frozenset(self._proxies)
+
     def note_sysctl(self, path: str, old: str, new: str, ifindex: int = 0) -> None:
         """Record a sysctl that is about to be written, and the interface it is of."""
         self._sysctls[path] = (old, new)
@@ -108,7 +123,7 @@ class FakeRecord:
 
     def empty(self) -> bool:
         """Whether nothing is on record."""
-        return not (self._routes or self._table_routes or self._rules or self._sysctls)
+        return not (self._routes or self._table_routes or self._rules or self._proxies or self._sysctls)
 
 
 class FakeKernel:
@@ -129,6 +144,8 @@ class FakeKernel:
         self.table_routes: set[KernelRoute] = set()  # of Portier's number, but for host routes
         self.lookups: set[tuple[int, int]] = set()  # tables that rules of others lead to
         self.rules: set[PolicyRule] = set()
+        self.proxies: set[ProxyEntry] = set()  # whoever made them
+        self.settings: dict[str, str] = {PROXY_NDP: "0"}  # sysctls that no snapshot shows
         self.local_rule = 0
         self.forwarding = 0
         self.forwarding_default = 0
@@ -173,6 +190,7 @@ class FakeKernel:
             force_forwarding=0 if self.force_forwarding else None,
             forwarding4=self.forwarding4_default,
         )
+        self.settings |= {f"net/{family}/neigh/{name}/proxy_delay": "80" for family in ("ipv4", "ipv6")}
         if address:
             self.add_address(name, f"fe80::{index:x}/64")
         return index
@@ -196,6 +214,7 @@ class FakeKernel:
         self.addresses = [a for a in self.addresses if a.ifindex != index]
 
     def _flush(self, index: int) -> None:
+        self.proxies = {entry for entry in self.proxies if entry.ifindex != index}
         self.routes = [r for r in self.routes if r.ifindex != index]
         self.host_routes = [r for r in self.host_routes if r.ifindex != index]
         self.table_routes = {r for r in self.table_routes if r.ifindex != index}
@@ -260,6 +279,7 @@ class FakeKernel:
             forwarding4=self.forwarding4,
             table_routes=frozenset(r for r in self.table_routes if r.protocol in own),
             lookups=frozenset(self.lookups),
+            proxies=frozenset(self.proxies),
         )
 
     def add_route(self, route: HostRoute) -> RouteResult:
@@ -315,8 +335,26 @@ class FakeKernel:
         if rule in self.record.rules():
             self.rules.discard(rule)
 
+    def add_proxy(self, entry: ProxyEntry) -> None:
+        """Add a proxy entry; one of somebody else's for the address is in the way."""
+        operation = f"add proxy {ip_address(entry.address)}"
+        self._attempt(operation)
+        if entry.ifindex not in self.links:
+            raise KernelError(operation, "No such device", errno.ENODEV)
+        if any(known[:2] == entry[:2] and known != entry for known in self.proxies):
+            raise KernelError(operation, "somebody else's entry is in the way", errno.EEXIST)
+        self.proxies.add(entry)
+
+    def remove_proxy(self, entry: ProxyEntry) -> None:
+        """Remove a proxy entry that is on record; that it is gone is success."""
+        self._attempt(f"remove proxy {ip_address(entry.address)}")
+        if entry in self.record.proxies():
+            self.proxies.discard(entry)
+
     def get_sysctl(self, path: str) -> str | None:
         """The value of a sysctl, None where there is no such thing."""
+        if path in self.settings:
+            return self.settings[path]
         if path in self._switches():
             return str(getattr(self, self._switches()[path]))
         tree, name, key = path.rsplit("/", 2)
@@ -327,6 +365,9 @@ class FakeKernel:
     def set_sysctl(self, path: str, value: str) -> None:
         """Write a sysctl."""
         self._attempt(f"set {path} {value}")
+        if path in self.settings:
+            self.settings[path] = value
+            return
         tree, name, key = path.rsplit("/", 2)
         key += "4" * (tree == _CONF4)
         if (switch := self._switches().get(path)) is not None:

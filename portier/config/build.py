@@ -212,6 +212,8 @@ class _Builder:
         settings = self.settings(defaults, own)
         answer = _choice(defaults | own, "answer", Answer.RESOLVE)
         rules = [(Rule(prefix=Live.UPSTREAM, answer=answer), at)]
+        if answer is Answer.KERNEL and "prefixes" not in own:
+            self.check_kernel((defaults | own)["answer"], Live.UPSTREAM, {})
         self.check_mode(own, settings["mode"])
         if settings["mode"] is Mode.RELAY:
             rules = []
@@ -245,8 +247,6 @@ class _Builder:
         """What defaults may hold too, as arguments of Group; refuses what is still to come."""
         fields = defaults | own
         mode = _choice(fields, "mode", Mode.ROUTE)
-        if _choice(fields, "answer", Answer.RESOLVE) is Answer.KERNEL:
-            self.refuse(fields["answer"], "answer: kernel")
         advertisements = _choice(fields, "router_advertisements", RouterAdvertisements.OFF)
         if mode is Mode.RELAY:
             advertisements = RouterAdvertisements.RELAY
@@ -411,8 +411,8 @@ class _Builder:
                 self.fail(given, why)
         if "answer" in fields:
             answer = _choice(fields, "answer", answer)
-            if answer is Answer.KERNEL:
-                self.refuse(fields["answer"], "answer: kernel")
+        if allow and answer is Answer.KERNEL:
+            self.check_kernel(fields.get("answer", given), prefix, fields)
         if allow and answer is Answer.ALWAYS and prefix == IPv4Network("0.0.0.0/0"):
             self.fail(given, "answer: always would take every IPv4 address: name the prefixes that are meant")
         host = self.host(fields["host"], prefix) if "host" in fields else None
@@ -423,6 +423,24 @@ class _Builder:
         return Rule(
             prefix=prefix, allow=allow, answer=answer, host=host, downstream=tuple(downstream), askers=askers
         )
+
+    def check_kernel(self, at: At, prefix: Network | Live, fields: Fields) -> None:
+        """The kernel's own answers are for single addresses, for everybody."""
+        if isinstance(prefix, Live) or prefix.prefixlen != prefix.max_prefixlen:
+            self.fail(
+                at,
+                f"answer: kernel is for single addresses, and {prefix} is none: name its addresses one by "
+                "one, or let Portier answer for it (resolve, always or routed)",
+            )
+            return
+        if prefix.version == 4 and "downstream" not in fields:
+            self.fail(
+                at,
+                f"answer: kernel for {prefix.network_address} needs downstream: the kernel answers ARP only "
+                "for what it routes by another interface",
+            )
+        for key in fields.keys() & {"host", "askers"}:
+            self.fail(fields[key], f"{key} means nothing with answer: kernel, which answers everybody")
 
     def prefix(self, at: At) -> Network | Live | None:
         if at.data in ("upstream", "upstream-ipv4"):

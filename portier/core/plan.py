@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import translate
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
 from portier.core import scope
@@ -36,15 +36,18 @@ from portier.core.model import (
     Network,
     PolicyRule,
     Port,
+    ProxyEntry,
     Role,
     Rule,
     Snapshot,
     State,
     Sysctls,
 )
+from portier.core.rules import matches
 from portier.core.scope import Tables
 
-PROTOCOL: Final = 135  # of the routes and policy rules that Portier makes: the type of a solicitation
+PROTOCOL: Final = 135  # of all that Portier makes: the type of a solicitation
+MAIN: Final = 254  # the number of the main table
 TAKE_BACK: Final = 10.0  # seconds for which an earlier upstream candidate must be usable to be taken back
 
 # Behind the local table (0), so that the host's own addresses are reached, and behind the l3mdev rule
@@ -58,6 +61,8 @@ _CONF: Final = "net/ipv6/conf"
 _CONF4: Final = "net/ipv4/conf"
 FORWARDING: Final = f"{_CONF}/all/forwarding"
 FORWARDING_DEFAULT: Final = f"{_CONF}/default/forwarding"
+PROXY_NDP: Final = f"{_CONF}/all/proxy_ndp"
+_NEIGH: Final = {4: "net/ipv4/neigh", 6: "net/ipv6/neigh"}
 
 
 # -- what is known of earlier rounds ---------------------------------------------------------------
@@ -67,7 +72,7 @@ class Recorded(NamedTuple):
     """What the runtime dir says that Portier made or changed.  ``sysctls`` map a path to the value found
     and the value set, ``owners`` to the index of the interface it is of (0 or missing: none's, or as named);
     ``forwarding_default`` is what net.ipv6.conf.default.forwarding is now, for only
-    the record knows whether that matters."""
+    the record knows whether that matters; ``values`` are what the sysctls are now that no snapshot shows."""
 
     routes: frozenset[HostRoute] = frozenset()
     rules: frozenset[PolicyRule] = frozenset()
@@ -75,6 +80,8 @@ class Recorded(NamedTuple):
     sysctls: Mapping[str, tuple[str, str]] = {}
     owners: Mapping[str, int] = {}
     forwarding_default: str | None = None
+    proxies: frozenset[ProxyEntry] = frozenset()
+    values: Mapping[str, str] = {}
 
 
 _NOTHING: Final = Recorded()
@@ -88,6 +95,7 @@ class _Facts(NamedTuple):
     unasked: bool  # some rule answers without asking the host, as a port without link-layer address needs
     always: tuple[Network, ...]
     versions: frozenset[int]  # that rules are of
+    kernel: tuple[Rule, ...]  # that leave the answer to the kernel, each for a single address
 
     @property
     def ipv4(self) -> bool:
@@ -133,6 +141,8 @@ class _Binding(NamedTuple):
     bounds: Sequence[Bound]
     rules: frozenset[PolicyRule]
     table_routes: frozenset[KernelRoute]
+    proxies: frozenset[ProxyEntry]
+    routes: frozenset[HostRoute]  # to the addresses that the kernel answers for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,7 +200,9 @@ class Report(NamedTuple):
     ``missing`` are commands for the sysctls that ``sysctls: check`` leaves to the user.  ``left`` are
     sentences about sysctls that somebody else changed since.  ``links`` are all that groups name or
     match.  ``forget`` and ``renamed`` tell what to do to the record, for sysctls that need no
-    restoring any more, or whose interface has another name now.
+    restoring any more, or whose interface has another name now.  ``unread`` are sysctls whose values are
+    needed and were not among `Recorded.values`.  ``entries`` is how many proxy entries should be, and
+    ``foreign`` are sentences about those of others.
     """
 
     groups: tuple[GroupReport, ...] = ()
@@ -199,6 +211,9 @@ class Report(NamedTuple):
     links: frozenset[int] = frozenset()
     forget: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    unread: frozenset[str] = frozenset()
+    entries: int = 0
+    foreign: tuple[str, ...] = ()
 
 
 # -- steps ---------------------------------------------------------------------------------------------
@@ -314,6 +329,28 @@ class DropTableRoute:
         return f"- {_table_route_text(self.route, self.device)}"
 
 
+@dataclass(frozen=True, slots=True)
+class PutProxy:
+    """Add a proxy entry, so that the kernel answers for an address."""
+
+    entry: ProxyEntry
+    device: str
+
+    def __str__(self) -> str:
+        return f"+ proxy {ip_address(self.entry.address)} dev {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropProxy:
+    """Remove a proxy entry."""
+
+    entry: ProxyEntry
+    device: str
+
+    def __str__(self) -> str:
+        return f"- proxy {ip_address(self.entry.address)} dev {self.device}"
+
+
 Step = (
     SetSysctl
     | PutRule
@@ -325,11 +362,13 @@ Step = (
     | DropRoute
     | PutTableRoute
     | DropTableRoute
+    | PutProxy
+    | DropProxy
 )
 
 
 def _route_text(route: HostRoute, device: str) -> str:
-    table = "" if route.table == 254 else f" table {route.table}"
+    table = "" if route.table == MAIN else f" table {route.table}"
     return f"route {ip_address(route.address)}/{8 * len(route.address)} dev {device}{table}"
 
 
@@ -342,10 +381,15 @@ def _table_route_text(route: KernelRoute, device: str) -> str:
 def _rule_text(rule: PolicyRule) -> str:
     source = f" from {rule.source}" if rule.source else ""
     destination = f" to {rule.destination}" if rule.destination else ""
-    action = "unreachable" if rule.unreachable else f"lookup {rule.table}" if rule.table else "blackhole"
+    lookup = f"lookup {_table_name(rule.table)}" if rule.table else "blackhole"
+    action = "unreachable" if rule.unreachable else lookup
     suppress = f" suppress_prefixlength {rule.suppress}" if rule.suppress >= 0 else ""
     family = " (IPv4)" if rule.version == 4 else ""
     return f"rule iif {rule.iif}{source}{destination} {action}{suppress}{family}"
+
+
+def _table_name(table: int) -> str:
+    return "main" if table == MAIN else str(table)
 
 
 def _change(old: Bound, new: Bound) -> str:
@@ -550,10 +594,11 @@ def desired(
     sysctls.decide(config, binding)
     state = State(
         workers={bound.group.name: bound for bound in binding.bounds},
-        host_routes=_wanted_routes(learned, binding.bounds, snapshot, recorded),
+        host_routes=_wanted_routes(learned | binding.routes, binding.bounds, snapshot, recorded),
         rules=binding.rules,
         sysctls=sysctls.want,
         table_routes=binding.table_routes,
+        proxies=_wanted_entries(binding.proxies, snapshot, recorded),
     )
     report = Report(
         groups=binding.reports,
@@ -562,6 +607,9 @@ def desired(
         links=frozenset(binding.claims),
         forget=tuple(sysctls.forget),
         renamed=tuple(sysctls.renamed),
+        unread=frozenset(sysctls.unread),
+        entries=len(binding.proxies),
+        foreign=tuple(_foreign_entries(binding, snapshot, recorded)),
     )
     return state, report, memory
 
@@ -620,6 +668,7 @@ def _bind(
         deadline = min(deadline, binder.deadline)
 
     bounds = [kept.bound for kept in groups.values() if kept.bound.ports]
+    answers = [answer for kept in groups.values() if kept.facts.kernel for answer in _kernel_answers(kept)]
     rules = {rule for bound in bounds for rule in _rules_of(bound, priority)}
     table_routes: set[KernelRoute] = set()
     if tables:
@@ -629,6 +678,7 @@ def _bind(
                 versions = kept.facts.versions
                 rules.update(scope.rules_of(kept.bound, kept.tables, versions, priority))
                 table_routes.update(scope.routes_of(kept.bound, kept.tables, versions, by_link))
+    rules.update(rule for answer in answers for rule in _let_through(answer, priority))
     last = _Binding(
         config=config,
         snapshot=snapshot,
@@ -639,6 +689,10 @@ def _bind(
         bounds=bounds,
         rules=frozenset(rules),
         table_routes=frozenset(table_routes),
+        proxies=frozenset(
+            ProxyEntry(answer.address, port.ifindex, PROTOCOL) for answer in answers for port in answer.asked
+        ),
+        routes=frozenset(answer.route for answer in answers if answer.route is not None),
     )
     return Memory(deadline=deadline, groups=groups, routes=routes, last=last)
 
@@ -655,6 +709,84 @@ def _wanted_routes(
     }
     foreign = snapshot.host_routes - recorded.routes
     return frozenset(route for route in learned - foreign if route[1:] in places)
+
+
+class _KernelAnswer(NamedTuple):
+    """An address that the kernel answers for: where it is asked for, and the route to it."""
+
+    address: bytes
+    asked: tuple[Port, ...]
+    route: HostRoute | None
+    table: int
+
+
+def _homes(rule: Rule, ports: Iterable[Port]) -> list[Port]:
+    """The downstream ports on which a rule's hosts may live."""
+    return [
+        port
+        for port in ports
+        if port.role is Role.DOWNSTREAM and (not rule.downstream or matches(port.name, rule.downstream))
+    ]
+
+
+def _kernel_answers(kept: _GroupMemory) -> Iterable[_KernelAnswer]:
+    """What the kernel is to answer for in a group.
+
+    An address is asked for on the upstream and on the downstreams on which it cannot live; without
+    ``downstream`` that may be any of them.  The kernel must have a route to it, IPv4's out of another
+    interface before it answers at all: where the address can live on one port alone, it is made here.
+    """
+    bound, group = kept.bound, kept.group
+    for rule in kept.facts.kernel:
+        if isinstance(rule.prefix, Live):
+            continue
+        address = rule.prefix.network_address.packed
+        homes = _homes(rule, bound.ports)
+        others = (port for port in bound.ports if port.mac is not None and port not in homes)
+        asked = tuple(port for port in others if port.role is Role.UPSTREAM or not group.isolate)
+        to, home = group.routes, homes[0] if len(homes) == 1 else None
+        route = None
+        if to is not None and home is not None:
+            route = HostRoute(address, home.ifindex, home.table, to.metric, to.protocol)
+        yield _KernelAnswer(address, asked, route, route.table if route is not None else MAIN)
+
+
+def _let_through(answer: _KernelAnswer, priority: int) -> Iterable[PolicyRule]:
+    """The rules that bring the kernel the unicast probes for what it answers for: it takes them for traffic
+    to forward until it finds the proxy entry.  They come before those of `_quiet`, which would lose them."""
+    if len(answer.address) == 16:
+        target = f"{IPv6Address(answer.address)}/128"
+        for port in answer.asked:
+            yield PolicyRule(priority - 1, port.name, _LINK_LOCAL, target, PROTOCOL, answer.table)
+
+
+def _entry_key(entry: ProxyEntry) -> tuple[bytes, int]:
+    return entry.address, entry.ifindex
+
+
+def _wanted_entries(
+    entries: frozenset[ProxyEntry], snapshot: Snapshot, recorded: Recorded
+) -> frozenset[ProxyEntry]:
+    """The entries that should be, but for those that somebody else made."""
+    if not entries:
+        return entries
+    foreign = set(map(_entry_key, snapshot.proxies - recorded.proxies))
+    return frozenset(entry for entry in entries if _entry_key(entry) not in foreign)
+
+
+def _foreign_entries(binding: _Binding, snapshot: Snapshot, recorded: Recorded) -> Iterable[str]:
+    """What to tell of proxy entries of other makers, where Portier has to do with them."""
+    if not binding.proxies:
+        return
+    wanted = set(map(_entry_key, binding.proxies))
+    arming = PROXY_NDP in recorded.sysctls
+    for entry in sorted(snapshot.proxies - recorded.proxies):
+        link = binding.links.by_index.get(entry.ifindex)
+        text = f"proxy {ip_address(entry.address)} dev {link.name if link else f'#{entry.ifindex}'}"
+        if _entry_key(entry) in wanted:
+            yield f"{text} is somebody else's: left alone"
+        elif arming and len(entry.address) == 16:
+            yield f"{text} is somebody else's, and in force too since net.ipv6.conf.all.proxy_ndp is on"
 
 
 def _priority(snapshot: Snapshot) -> int:
@@ -698,6 +830,9 @@ def _facts(group: Group) -> _Facts:
             if rule.allow and rule.answer is Answer.ALWAYS and not isinstance(rule.prefix, Live)
         ),
         versions=frozenset(_version(rule) for rule in rules),
+        kernel=tuple(rule for rule in rules if rule.allow and rule.answer is Answer.KERNEL)
+        if group.mode is Mode.ROUTE
+        else (),
     )
 
 
@@ -941,6 +1076,12 @@ class _Binder:
             word = Live.UPSTREAM if version == 6 else Live.UPSTREAM_IPV4
             why = f"{upstream.name} has no on-link prefix" if upstream else "there is no active upstream"
             warnings.append(f"`{word}` stands for no prefix: {why}")
+        for rule in self.facts.kernel:
+            homes = _homes(rule, bound.ports)
+            if self.group.routes is None or len(homes) > 1:
+                many = " and ".join(port.name for port in homes)
+                why = f"it may be on {many}" if len(homes) > 1 else "`routes: false`"
+                warnings.append(f"`answer: kernel` for {rule.prefix} needs a route of yours: {why}")
         if upstream:
             warnings += [
                 f"`always` for {network} overlaps {prefix}, which is on-link on {upstream.name}: "
@@ -991,12 +1132,19 @@ def overwritten(path: str, links: Iterable[Link]) -> tuple[str, ...]:
     return (FORWARDING_DEFAULT, *own)
 
 
-def _value(path: str, snapshot: Snapshot, links: Mapping[str, Link], default: str | None) -> str | None:
-    """What a sysctl is now, as far as a snapshot tells."""
+def unseen(path: str) -> bool:
+    """Whether no snapshot shows this sysctl, so that it must be read."""
+    return path == PROXY_NDP or "/neigh/" in path
+
+
+def _value(path: str, snapshot: Snapshot, links: Mapping[str, Link], recorded: Recorded) -> str | None:
+    """What a sysctl is now, as far as is known."""
     if path == FORWARDING:
         return str(snapshot.forwarding)
     if path == FORWARDING_DEFAULT:
-        return default
+        return recorded.forwarding_default
+    if unseen(path):
+        return recorded.values.get(path)
     tree, name, key = _split(path)
     link = links.get(name)
     value: int | None = getattr(link, f"{key}4" if tree == _CONF4 else key, None)
@@ -1009,7 +1157,8 @@ class _Settings:
     def __init__(self, snapshot: Snapshot, links: _Links, recorded: Recorded) -> None:
         self.snapshot = snapshot
         self.links = links
-        self.default = recorded.forwarding_default
+        self.now = recorded
+        self.unread: list[str] = []
         self.want: dict[str, str] = {}
         self.missing: list[str] = []
         self.left: list[str] = []
@@ -1019,7 +1168,10 @@ class _Settings:
 
     def decide(self, config: Config | None, binding: _Binding) -> None:
         """Fill in what is wanted and what is missing, and say what becomes of the record."""
-        needed = self._needed(config, binding) | self._needed4(binding) if config else {}
+        needed: dict[str, str] = {}
+        if config:
+            needed = self._needed(config, binding) | self._needed4(binding) | self._for_entries(binding)
+        self.unread = [path for path in needed if unseen(path) and path not in self.now.values]
         if config and config.sysctls is Sysctls.CHECK:
             for path, value in needed.items():
                 if self._value(path) != value:
@@ -1032,7 +1184,7 @@ class _Settings:
         self._restore()
 
     def _value(self, path: str) -> str | None:
-        return _value(path, self.snapshot, self.links.by_name, self.default)
+        return _value(path, self.snapshot, self.links.by_name, self.now)
 
     def _current_names(self, recorded: Recorded) -> dict[str, tuple[str, str]]:
         """The record, with interfaces that were renamed under their new names and without those that are
@@ -1094,6 +1246,24 @@ class _Settings:
         has = [name for name in names if self.links.by_name[name].forwarding4 is not None]
         return {_path(name, "forwarding", _CONF4): "1" for name in has}
 
+    def _for_entries(self, binding: _Binding) -> dict[str, str]:
+        """What the kernel's own answers take: without delay, and for IPv6 the switch of all interfaces (with
+        an interface's own, unicast probes go unanswered) and the interface being a router by itself, for
+        which neither force_forwarding nor a forwarding of all that came before it is enough."""
+        needed = {}
+        for address, ifindex, _ in binding.proxies:
+            link = self.links.by_index[ifindex]
+            version = 4 if len(address) == 4 else 6
+            needed[_path(link.name, "proxy_delay", _NEIGH[version])] = "0"
+            if version == 6:
+                needed[PROXY_NDP] = "1"
+                needed[_path(link.name, "forwarding")] = "1"
+                path = _path(link.name, "accept_ra")
+                upstream = any(link.name in of.group.upstream for of in binding.reports)
+                if upstream and (link.accept_ra == 1 or (link.accept_ra == 2 and path in self.recorded)):
+                    needed[path] = "2"
+        return needed
+
     def _restore(self) -> None:
         """Put back what is not needed any more, unless somebody else has changed it since."""
         keeping = FORWARDING in self.want
@@ -1129,9 +1299,7 @@ def actual(snapshot: Snapshot, running: Mapping[str, Bound], recorded: Recorded,
     Portier's (by protocol number and record both, or there already just as wanted), the sysctls it names."""
     links = {link.name: link for link in snapshot.links}
     values = {
-        path: value
-        for path in want.sysctls
-        if (value := _value(path, snapshot, links, recorded.forwarding_default)) is not None
+        path: value for path in want.sysctls if (value := _value(path, snapshot, links, recorded)) is not None
     }
     return State(
         workers=running,
@@ -1139,6 +1307,7 @@ def actual(snapshot: Snapshot, running: Mapping[str, Bound], recorded: Recorded,
         rules=snapshot.rules & (recorded.rules | want.rules),
         sysctls=values,
         table_routes=snapshot.table_routes & (recorded.table_routes | want.table_routes),
+        proxies=snapshot.proxies & recorded.proxies,
     )
 
 
@@ -1149,17 +1318,18 @@ def diff(want: State, have: State, names: Mapping[int, str] | None = None) -> tu
     the workers whose relayed frames they keep the kernel from answering, and behind the routes of the tables
     that they lead to.  An interface has one owner at
     any time, so workers stop or shrink before others get their ports.  Routes are added before any is
-    removed, for a host that moved has both.  What is put back comes last, in reverse: forwarding, then RA
-    acceptance.  ``names`` are interface names by index, for the routes of ports that are gone.
+    removed, for a host that moved has both, and before the proxy entries that need them.  What is put back
+    comes last, in reverse: forwarding, then RA acceptance.  ``names`` are interface names by index, for
+    what is of ports that are gone.
     """
     added, removed = want.host_routes - have.host_routes, have.host_routes - want.host_routes
     devices = dict(names or {})
-    if added or removed or want.table_routes != have.table_routes:
+    if added or removed or want.table_routes != have.table_routes or want.proxies != have.proxies:
         bounds = [*have.workers.values(), *want.workers.values()]
         devices.update((port.ifindex, port.name) for bound in bounds for port in bound.ports)
 
-    def device(route: HostRoute | KernelRoute) -> str:
-        return devices.get(route.ifindex, f"#{route.ifindex}")
+    def device(of: HostRoute | KernelRoute | ProxyEntry) -> str:
+        return devices.get(of.ifindex, f"#{of.ifindex}")
 
     setting, restoring = _sysctl_steps(want.sysctls, have.sysctls)
     steps: list[Step] = list(setting)
@@ -1168,7 +1338,9 @@ def diff(want: State, have: State, names: Mapping[int, str] | None = None) -> tu
     ]
     steps += [PutRule(rule) for rule in sorted(want.rules - have.rules)]
     steps += _worker_steps(want.workers, have.workers)
+    steps += [DropProxy(entry, device(entry)) for entry in sorted(have.proxies - want.proxies)]
     steps += [PutRoute(route, device(route)) for route in sorted(added)]
+    steps += [PutProxy(entry, device(entry)) for entry in sorted(want.proxies - have.proxies)]
     steps += [DropRoute(route, device(route)) for route in sorted(removed)]
     steps += [DropRule(rule) for rule in sorted(have.rules - want.rules)]
     steps += [
@@ -1183,7 +1355,13 @@ def _in_order(routes: Iterable[KernelRoute]) -> list[KernelRoute]:
     return sorted(routes, key=lambda route: (route.table, *route[:3], route.gateway or b"", route.metric))
 
 
-_SETTING: Final = {("accept_ra", "2"): 0, ("force_forwarding", "1"): 1}
+_SETTING: Final = {
+    ("accept_ra", "2"): 0,
+    ("force_forwarding", "1"): 1,
+    ("forwarding", "1"): 2,
+    ("proxy_delay", "0"): 3,
+    ("proxy_ndp", "1"): 4,
+}
 
 
 def _sysctl_steps(
@@ -1194,16 +1372,14 @@ def _sysctl_steps(
     switch = want.get(FORWARDING)
     switched = switch is not None and FORWARDING in have and have[FORWARDING] != switch
     for path, value in want.items():
-        tree, _, key = _split(path)
+        key = path.rpartition("/")[2]
         now = have.get(path)
         if switched and switch is not None and _overwritten(path):
             now = switch  # for the switch overwrites it
         if now is None or now == value:
             continue
         step = SetSysctl(path, now, value)
-        if value == "1" and (path == FORWARDING or (tree == _CONF4 and key == "forwarding")):
-            setting.append((2, path, step))
-        elif (key, value) in _SETTING:
+        if (key, value) in _SETTING and not (switched and switch == "0" and _overwritten(path)):
             setting.append((_SETTING[key, value], path, step))
         else:
             order = {"forwarding": 1, "force_forwarding": 2}.get(key, 3)

@@ -10,6 +10,7 @@ and used in the loop's own thread only.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -28,6 +29,7 @@ from portier.core.model import (
     HostRoute,
     KernelRoute,
     PolicyRule,
+    ProxyEntry,
     Snapshot,
     State,
 )
@@ -88,6 +90,12 @@ class Kernel(Protocol):
     def remove_rule(self, rule: PolicyRule) -> None:
         """Remove a policy rule; that it is gone is success."""
 
+    def add_proxy(self, entry: ProxyEntry) -> None:
+        """Add a proxy entry, never over another."""
+
+    def remove_proxy(self, entry: ProxyEntry) -> None:
+        """Remove a proxy entry that is on record; that it is gone is success."""
+
     def get_sysctl(self, path: str) -> str | None:
         """The value of a sysctl, or None."""
 
@@ -124,6 +132,15 @@ class Record(Protocol):
 
     def forget_rule(self, rule: PolicyRule) -> None:
         """Strike a rule that is gone."""
+
+    def proxies(self) -> frozenset[ProxyEntry]:
+        """Proxy entries on record."""
+
+    def note_proxy(self, entry: ProxyEntry) -> None:
+        """Record a proxy entry that is about to be added."""
+
+    def forget_proxy(self, entry: ProxyEntry) -> None:
+        """Strike a proxy entry that is gone."""
 
     def sysctls(self) -> Mapping[str, tuple[str, str]]:
         """Sysctls on record: the value found and the value set."""
@@ -252,6 +269,7 @@ class Reconciler:
 
         self._memory = Memory()
         self._links: frozenset[int] = frozenset()
+        self._unseen: frozenset[str] = frozenset()  # sysctls that are read, because no snapshot shows them
         self._foreign: dict[HostRoute, float] = {}  # routes in whose place is somebody else's, as of when
         self._stale: dict[HostRoute, float] = {}
         self._repairs: dict[HostRoute, int] = {}
@@ -304,6 +322,17 @@ class Reconciler:
             self._asked.append(future)
             self._flag.notify()
         return future
+
+    def look(self, timeout: float) -> None:
+        """Have a round, and wait for it, but no longer than ``timeout`` seconds."""
+        future: Future[Round] = Future()
+        with self._flag:
+            if self._stopping:
+                return
+            self._asked.append(future)
+            self._flag.notify()
+        with contextlib.suppress(TimeoutError):
+            future.result(timeout)
 
     def steps(self, config: Config, timeout: float | None = None) -> tuple[Step, ...]:
         """The steps that would be done now under ``config``.  Raises TimeoutError after ``timeout``
@@ -560,7 +589,9 @@ class Reconciler:
             forwarding_default=self._kernel.get_sysctl(plan.FORWARDING_DEFAULT)
             if plan.FORWARDING_DEFAULT in sysctls
             else None,
+            proxies=self._record.proxies(),
         )
+        paths = self._unseen.union(filter(plan.unseen, sysctls))
         now = self._clock()
         # After a while they are tried again: perhaps what was in the way is gone.
         foreign = {route for route, since in self._foreign.items() if now - since < _RESYNC}
@@ -572,6 +603,8 @@ class Reconciler:
             running = self._workers.running()
             after = self._workers.learned()
             learned = after | (before & snapshot.host_routes)
+            values = {path: value for path in paths if (value := self._kernel.get_sysctl(path)) is not None}
+            recorded = recorded._replace(values=values)
             want, report, memory = plan.desired(
                 config,
                 snapshot,
@@ -581,10 +614,12 @@ class Reconciler:
                 recorded=recorded,
                 now=now,
             )
-            if report.links <= links:
+            if report.links <= links and report.unread <= paths:
                 break
             links = report.links  # the routes of links that the groups did not have before are needed too
+            paths |= report.unread
         self._links = report.links
+        self._unseen = paths
         have = plan.actual(snapshot, running, recorded, want)
         have = replace(have, host_routes=have.host_routes | (want.host_routes & (after - before)))
         names = {link.ifindex: link.name for link in snapshot.links}
@@ -603,6 +638,8 @@ class Reconciler:
         self._memory = look.memory
         old, self.report = self.report, look.report
         self._tell_ports(old, look.report)
+        for text in set(look.report.foreign).difference(old.foreign):
+            self._event(EventKind.ROUTE, text)
         for text in look.report.left:
             self._event(EventKind.SYSCTL, text)
 
@@ -617,6 +654,8 @@ class Reconciler:
             self._record.forget_rule(rule)
         for table_route in look.recorded.table_routes - look.snapshot.table_routes - look.want.table_routes:
             self._record.forget_table_route(table_route)
+        for entry in look.recorded.proxies - look.snapshot.proxies - look.want.proxies:
+            self._record.forget_proxy(entry)
 
         wanted = look.before | look.after
         self._foreign = {route: since for route, since in self._foreign.items() if route in wanted}
@@ -671,6 +710,12 @@ class Reconciler:
                 self._put_route(kernel, step, look)
             case plan.DropRoute():
                 kernel.remove_route(step.route)
+            case plan.PutProxy():
+                self._record.note_proxy(step.entry)
+                kernel.add_proxy(step.entry)
+            case plan.DropProxy():
+                kernel.remove_proxy(step.entry)
+                self._record.forget_proxy(step.entry)
 
     def _put_route(self, kernel: Kernel, step: PutRoute, look: _Look) -> None:
         """Repair a route that a worker wants and the kernel has lost."""

@@ -1,8 +1,8 @@
 """The kernel as Portier uses it: one look at what is there, and the few changes it makes.
 
-`Kernel.snapshot` reads links, addresses, routes and policy rules; the other methods change host routes,
-policy rules and sysctls, or answer an engine's questions.  What is not on record as Portier's own is
-never removed, whatever number it bears.  Nothing here decides what should be.
+`Kernel.snapshot` reads links, addresses, routes, policy rules and proxy entries; the other methods change
+host routes, policy rules, proxy entries and sysctls, or answer an engine's questions.  What is not on record
+as Portier's own is never removed, whatever number it bears.  Nothing here decides what should be.
 
 What the kernel does, seen on 6.18 and relied on here:
 
@@ -14,6 +14,8 @@ What the kernel does, seen on 6.18 and relied on here:
   gateway of ``::`` in the request limits that to routes without, in IPv4 a scope of link.
 - A route of IPv6 that is put beside one with its destination and metric becomes one of its nexthops where
   both have gateways; it is deleted by its own gateway, and the others stay.
+- Adding a proxy entry that is there already replaces its protocol number without a word, whatever the
+  flags.  Entries go when their link is set down, and no event tells of them at any time.
 - A policy rule is deleted by what the request names: one with Portier's number, priority and interface
   that has further selectors would be taken for Portier's.  So does an exclusive add take some of those.
 - Setting a link down flushes its routes; policy rules stay when their interface goes.  So does an interface
@@ -32,7 +34,16 @@ from socket import AF_INET, AF_INET6
 from time import monotonic, perf_counter
 from typing import Final, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from portier.core.model import PLAIN_MAKERS, HostRoute, KernelRoute, Link, LinkAddress, PolicyRule, Snapshot
+from portier.core.model import (
+    PLAIN_MAKERS,
+    HostRoute,
+    KernelRoute,
+    Link,
+    LinkAddress,
+    PolicyRule,
+    ProxyEntry,
+    Snapshot,
+)
 from portier.core.outcome import RouteResult
 from portier.errors import KernelError
 from portier.system import rtnetlink as nl
@@ -143,6 +154,7 @@ _FIB_RULE_INVERT: Final = 2
 _LOCAL: Final = 255
 
 _NDA_DST: Final = 1
+_NDA_PROTOCOL: Final = 12
 _STALE: Final = 0x04
 _VALID_STATES: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # REACHABLE STALE DELAY PROBE PERMANENT
 _NTF_PROXY: Final = 0x08
@@ -339,6 +351,7 @@ class Kernel:
         self._rules: dict[int, _Cache[PolicyRule | _LocalRule | _Lookup]] = {
             family: _Cache(_rule) for family in (AF_INET6, AF_INET)
         }
+        self._proxies = [(family, _Cache(_proxy)) for family in (AF_INET6, AF_INET)]
         self._routes = [_RouteReader(family, self._socket, monitor) for family in (_IPV6, _IPV4)]
         self._flat: tuple[KernelRoute, ...] = ()
         self._tables: dict[tuple[int, int], tuple[float, _Table]] = {}
@@ -399,6 +412,7 @@ class Kernel:
                 for r in rules
                 if isinstance(r, _Lookup) or (isinstance(r, PolicyRule) and r.table and r.protocol not in own)
             ),
+            proxies=frozenset(self._read_proxies()),
         )
 
     def _read_addresses(self) -> tuple[LinkAddress, ...]:
@@ -567,6 +581,33 @@ class Kernel:
         code = self._socket.call(nl.RTM_DELROUTE, 0, payload)
         if code not in (0, errno.ESRCH, errno.ENODEV):
             raise self._refusal(f"remove route {_table_route_text(route)}", code)
+
+    # -- proxy entries
+
+    def _read_proxies(self) -> Iterator[ProxyEntry]:
+        for family, cache in self._proxies:
+            payload = _NEIGHBOR.pack(family, 0, 0, _NTF_PROXY, 0)
+            yield from self._socket.dump(nl.RTM_GETNEIGH, payload, cache.parse)
+
+    def add_proxy(self, entry: ProxyEntry) -> None:
+        """Add a proxy entry that is on record.  One of somebody else's for the same address stays, and is an
+        error."""
+        found = {known for known in self._read_proxies() if known[:2] == entry[:2]}
+        if found - {entry}:
+            raise KernelError(
+                f"add {_proxy_text(entry)}", "somebody else's entry is in the way", errno.EEXIST
+            )
+        code = self._socket.call(nl.RTM_NEWNEIGH, nl.NLM_F_CREATE, _proxy_payload(entry))
+        if code:
+            raise self._refusal(f"add {_proxy_text(entry)}", code)
+
+    def remove_proxy(self, entry: ProxyEntry) -> None:
+        """Remove a proxy entry that is on record; that it is gone already is success."""
+        if not self._record.has_proxy(entry) or entry not in self._read_proxies():
+            return
+        code = self._socket.call(nl.RTM_DELNEIGH, 0, _proxy_payload(entry))
+        if code not in (0, errno.ENOENT, errno.ENODEV):
+            raise self._refusal(f"remove {_proxy_text(entry)}", code)
 
     # -- sysctls
 
@@ -776,6 +817,26 @@ def _rule_payload(rule: PolicyRule) -> bytes:
     if destination:
         payload += nl.attribute(_FRA_DST, destination.network_address.packed)
     return payload
+
+
+def _proxy(body: bytes) -> ProxyEntry | None:
+    _, ifindex, _, flags, _ = _NEIGHBOR.unpack_from(body)
+    found = nl.attributes(body, _NEIGHBOR.size, len(body))
+    if not flags & _NTF_PROXY or _NDA_DST not in found:
+        return None
+    return ProxyEntry(found[_NDA_DST], ifindex, found.get(_NDA_PROTOCOL, b"\0")[0])
+
+
+def _proxy_payload(entry: ProxyEntry) -> bytes:
+    return (
+        _NEIGHBOR.pack(_family(entry.address).number, entry.ifindex, 0, _NTF_PROXY, 0)
+        + nl.attribute(_NDA_DST, entry.address)
+        + nl.attribute(_NDA_PROTOCOL, bytes([entry.protocol]))
+    )
+
+
+def _proxy_text(entry: ProxyEntry) -> str:
+    return f"proxy {ip_address(entry.address)} dev {entry.ifindex}"
 
 
 def _link(body: bytes) -> Link:

@@ -24,7 +24,7 @@ import threading
 from pathlib import Path
 from typing import Final, Self
 
-from portier.core.model import HostRoute, KernelRoute, PolicyRule
+from portier.core.model import HostRoute, KernelRoute, PolicyRule, ProxyEntry
 from portier.errors import Refused
 
 _NAME: Final = "record."
@@ -56,6 +56,7 @@ class Record:
         self._routes: set[HostRoute] = set()
         self._table_routes: set[KernelRoute] = set()
         self._rules: set[PolicyRule] = set()
+        self._proxies: set[ProxyEntry] = set()
         self._sysctls: dict[str, tuple[str, str]] = {}
         self._owners: dict[str, int] = {}
         self._load()
@@ -73,7 +74,8 @@ class Record:
                 return
             os.close(self._descriptor)
             self._descriptor = -1
-            if not (self._routes or self._table_routes or self._rules or self._sysctls):
+            whole = (self._routes, self._table_routes, self._rules, self._proxies, self._sysctls)
+            if not any(whole):
                 self._path.unlink(missing_ok=True)
 
     # -- host routes
@@ -151,6 +153,31 @@ class Record:
         with self._lock:
             return frozenset(self._rules)
 
+    # -- proxy entries
+
+    def note_proxy(self, entry: ProxyEntry) -> None:
+        """Record a proxy entry that is about to be added."""
+        with self._lock:
+            if entry not in self._proxies:
+                self._append(_proxy_line("+", entry))
+                self._proxies.add(entry)
+
+    def forget_proxy(self, entry: ProxyEntry) -> None:
+        """Strike off a proxy entry that is gone; one that is not on record does no harm."""
+        with self._lock:
+            if entry in self._proxies:
+                self._strike(_proxy_line("-", entry))
+                self._proxies.discard(entry)
+
+    def has_proxy(self, entry: ProxyEntry) -> bool:
+        """Whether a proxy entry is on record."""
+        return entry in self._proxies
+
+    def proxies(self) -> frozenset[ProxyEntry]:
+        """The proxy entries on record."""
+        with self._lock:
+            return frozenset(self._proxies)
+
     # -- sysctls
 
     def note_sysctl(self, path: str, old: str, new: str, ifindex: int = 0) -> None:
@@ -211,7 +238,9 @@ class Record:
                 )
                 (self._table_routes.add if kind[0] == "+" else self._table_routes.discard)(table_route)
             case "+rule" | "-rule":
-                priority, iif, source, destination, protocol, table, version, suppress, unreachable = fields
+                # Earlier versions knew no tables, and their lines end at the protocol.
+                priority, iif, source, destination, protocol, *later = fields
+                table, version, suppress, unreachable = later or ("0", "6", "-1", "0")
                 rule = PolicyRule(
                     priority=int(priority),
                     iif=iif,
@@ -224,6 +253,10 @@ class Record:
                     unreachable=unreachable == "1",
                 )
                 (self._rules.add if kind[0] == "+" else self._rules.discard)(rule)
+            case "+proxy" | "-proxy":
+                address, *numbers = fields
+                entry = ProxyEntry(bytes.fromhex(address), *[int(number) for number in numbers])
+                (self._proxies.add if kind[0] == "+" else self._proxies.discard)(entry)
             case "+sysctl":
                 path, old, new, ifindex = fields
                 self._owners[path] = int(ifindex)
@@ -256,6 +289,7 @@ class Record:
         lines += [_route_line("+", route) for route in self._routes]
         lines += [_table_route_line("+", route) for route in self._table_routes]
         lines += [_rule_line("+", rule) for rule in self._rules]
+        lines += [_proxy_line("+", entry) for entry in self._proxies]
         lines += [
             _line("+sysctl", path, *values, str(self._owners[path])) for path, values in self._sysctls.items()
         ]
@@ -305,6 +339,11 @@ def _table_route_line(sign: str, route: KernelRoute) -> str:
 
 def _rule_line(sign: str, rule: PolicyRule) -> str:
     return _line(f"{sign}rule", *map(str, rule[:-1]), str(int(rule.unreachable)))
+
+
+def _proxy_line(sign: str, entry: ProxyEntry) -> str:
+    address, *numbers = entry
+    return _line(f"{sign}proxy", address.hex(), *map(str, numbers))
 
 
 def _line(*fields: str) -> str:

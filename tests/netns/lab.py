@@ -492,7 +492,7 @@ class Host:
         source: str | None = None,
     ) -> Ping:
         """Ping; every request may take ``timeout`` seconds.  Never fails by itself."""
-        args = ["ping", "-6", "-n", "-c", str(count), "-i", str(interval), "-W", str(timeout)]
+        args = ["ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(timeout)]
         args += ["-I", source] if source else []
         begin = time.monotonic()
         process = self.popen([*args, address], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -512,7 +512,7 @@ class Host:
 
     def pinging(self, address: str, interval: float = 0.05) -> Pinging:
         """Ping until `Pinging.stop`, for a minute at most."""
-        args = ["ping", "-6", "-n", "-i", str(interval), "-w", "60", address]
+        args = ["ping", "-n", "-i", str(interval), "-w", "60", address]
         return Pinging(self.popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT), interval)
 
     def capture(self, interface: str) -> Capture:
