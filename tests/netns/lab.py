@@ -476,6 +476,10 @@ class Host:
         """Portier's host routes in the main table: address to interface."""
         return {route["dst"]: route["dev"] for route in self.ip_json("-6 route show proto 135")}
 
+    def host_routes4(self) -> dict[str, str]:
+        """The same for IPv4."""
+        return {route["dst"]: route["dev"] for route in self.ip_json("-4 route show proto 135")}
+
     def rules(self) -> list[dict[str, Any]]:
         """IPv6 policy rules."""
         return self.ip_json("-6 rule show")

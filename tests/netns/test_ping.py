@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.netns.lab import Host, Lab
-from tests.netns.scenes import NET, PROXY, UPSTREAM, assert_question, config, guest, solicit, vps
+from tests.netns.scenes import NET, PROXY, SOLICITED, UPSTREAM, assert_question, config, guest, solicit, vps
 
 ANSWERS = ["resolve", "always"]
 
@@ -177,4 +177,5 @@ def test_resolution_asks_properly_and_routes_before_answering(lab: Lab) -> None:
     told = ports[1].wait_advertisement(guest(1), outgoing=False)
     answered = front.wait_advertisement(guest(1), outgoing=False)
     assert asked.time < told.time < answered.time
-    assert len(front.advertisements(guest(1), outgoing=False)) == 1
+    answers = front.advertisements(guest(1), outgoing=False)
+    assert len([answer for answer in answers if answer.raw[58] & SOLICITED]) == 1
