@@ -32,6 +32,7 @@ class Serves(NamedTuple):
     standby: tuple[str, ...] = ()
     live: tuple[str, ...] = ()
     relay: bool = False
+    table: int = 0  # of its own, and the next one is what downstreams are left with
 
 
 GUESTS = {
@@ -53,8 +54,8 @@ EXPECTED = {
     },
     "two-segments.yaml": {"lab": Serves("", "", ("enp1s0", "enp2s0"))},
     "two-uplinks.yaml": {
-        "blue": Serves("eth0", "2001:db8:a::/64", ("blue-1", "blue-2")),
-        "red": Serves("eth1", "2001:db8:b::/64", ("red-1", "red-2")),
+        "blue": Serves("eth0", "2001:db8:a::/64", ("blue-1", "blue-2"), table=1_378_781_928),
+        "red": Serves("eth1", "2001:db8:b::/64", ("red-1", "red-2"), table=1_351_370_910),
     },
     "vps-docker.yaml": {"docker": Serves("eth0", "2001:db8:7::/64", ("docker0", "br-1", "br-2"))},
     "whole-prefix.yaml": {"everything": Serves("eth0", "2001:db8:7::/64", ("wg0", "eth1"))},
@@ -108,7 +109,7 @@ def steps(done: Round) -> list[str]:
 
 def expected(groups: dict[str, Serves]) -> list[str]:
     """A worker for each group; on each of its ports forwarding, but not of link-local packets; in mode relay
-    none at all."""
+    none at all.  With tables of its own, those rules and routes."""
     wanted = []
     for name, serves in groups.items():
         front = [f"upstream {serves.upstream}"] if serves.upstream else []
@@ -118,11 +119,19 @@ def expected(groups: dict[str, Serves]) -> list[str]:
             if serves.relay:
                 wanted.append(f"+ rule iif {port} blackhole")
                 continue
+            if serves.table:
+                table = serves.table + (port != serves.upstream)
+                wanted += [f"+ rule iif {port} lookup {table}", f"+ rule iif {port} unreachable"]
             wanted += [
                 f"~ sysctl net/ipv6/conf/{port}/force_forwarding 0 -> 1",
                 f"+ rule iif {port} from fe80::/10 blackhole",
                 f"+ rule iif {port} to fe80::/10 blackhole",
             ]
+        if serves.table:
+            own = serves.table
+            route = f"+ route {serves.on_link} dev {serves.upstream} table"
+            wanted += [f"{route} {table} metric 256" for table in (own, own + 1)]
+            wanted.append(f"+ rule iif lo lookup {own} suppress_prefixlength 127")
     return sorted(wanted)
 
 
