@@ -226,7 +226,7 @@ class FakeKernel:
         address = ip_interface(text)
         network = address.network
         self.addresses.append(LinkAddress(index, address.packed, network.prefixlen, tentative, False, False))
-        if network.prefixlen != network.max_prefixlen:
+        if network.prefixlen != network.max_prefixlen and not network.is_link_local:  # those are not shown
             self.add_foreign_route(str(network), name, protocol=2, metric=256 if network.version == 6 else 0)
 
     def settle_addresses(self) -> None:

@@ -32,6 +32,7 @@ class Serves(NamedTuple):
     standby: tuple[str, ...] = ()
     live: tuple[str, ...] = ()
     relay: bool = False
+    ipv4: bool = False
     table: int = 0  # of its own, and the next one is what downstreams are left with
 
 
@@ -57,6 +58,7 @@ EXPECTED = {
         "blue": Serves("eth0", "2001:db8:a::/64", ("blue-1", "blue-2"), table=1_378_781_928),
         "red": Serves("eth1", "2001:db8:b::/64", ("red-1", "red-2"), table=1_351_370_910),
     },
+    "floating-addresses.yaml": {"floating": Serves("fg0", "2001:db8:7::/64", ("fpr-1", "fpr-2"), ipv4=True)},
     "vps-docker.yaml": {"docker": Serves("eth0", "2001:db8:7::/64", ("docker0", "br-1", "br-2"))},
     "whole-prefix.yaml": {"everything": Serves("eth0", "2001:db8:7::/64", ("wg0", "eth1"))},
 }
@@ -122,6 +124,8 @@ def expected(groups: dict[str, Serves]) -> list[str]:
             if serves.table:
                 table = serves.table + (port != serves.upstream)
                 wanted += [f"+ rule iif {port} lookup {table}", f"+ rule iif {port} unreachable"]
+            if serves.ipv4:
+                wanted.append(f"~ sysctl net/ipv4/conf/{port}/forwarding 0 -> 1")
             wanted += [
                 f"~ sysctl net/ipv6/conf/{port}/force_forwarding 0 -> 1",
                 f"+ rule iif {port} from fe80::/10 blackhole",
