@@ -1,8 +1,8 @@
-"""The load generator from Python, and the place where a proxy is measured.
+"""The load generators from Python, and the place where a proxy is measured.
 
-`generator()` compiles generator.c, once a process.  `Site` is two hosts of the test lab: `proxy`, which has
-the interfaces `outer` (upstream) and `inner` (downstream), and `world`, in which the other ends of both lie
-and whose kernel stays out of it: the generator is the only one to speak there.
+`compiled()` compiles generator.c or traffic.c, once a process.  `Site` is two hosts of the test lab: `proxy`,
+which has the interfaces `outer` (upstream) and `inner` (downstream), and `world`, in which the other ends of
+both lie and whose kernel stays out of it: the generator is the only one to speak there.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from typing import Final
 
 from tests.netns.lab import Lab
 
-SOURCE: Final = Path(__file__).with_name("generator.c")
 PREFIX: Final = "2001:db8:7::/64"
 OUTER: Final = "outer"
 INNER: Final = "inner"
 
 
 @functools.cache
-def generator() -> Path:
-    """The compiled generator, until the process ends."""
+def compiled(name: str) -> Path:
+    """A program of this directory, compiled, until the process ends."""
     directory = tempfile.mkdtemp(prefix="portier-bench-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    binary = Path(directory) / "generator"
-    subprocess.run(["cc", "-O2", "-o", binary, SOURCE], check=True)
+    binary = Path(directory) / name
+    subprocess.run(["cc", "-O2", "-o", binary, Path(__file__).with_name(f"{name}.c")], check=True)
     return binary
 
 
@@ -70,7 +69,7 @@ class Result:
 
 def command(core: int, *args: str) -> list[str]:
     """The command line of a generator that runs on a core of its own."""
-    return ["taskset", "-c", str(core), str(generator()), *args]
+    return ["taskset", "-c", str(core), str(compiled("generator")), *args]
 
 
 class Site:

@@ -1,4 +1,4 @@
-"""Portier beside ndppd and npd6: the same load, the same lab, one run.
+"""Portier beside ndppd and npd6, and its relaying beside the kernel: the same load, the same lab, one run.
 
     python -m tests.bench.run [--smoke | --quick] [--json FILE] [--only SECTION ...]
 
@@ -31,6 +31,7 @@ from typing import Any, Final
 import portier
 from tests.bench.contenders import ALWAYS, CONTENDERS, RESOLVE, Contender, Running
 from tests.bench.load import OUTER, Result, Site, command
+from tests.bench.relay import SIZES, WAYS, measure
 from tests.netns.lab import Keeper, Lab, UnavailableError, wait_for
 
 WINDOWS: Final = (1, 32, 256)
@@ -52,6 +53,7 @@ class Scale:
     groups: int = 1_000
     rules: int = 10
     starts: int = 5
+    relay_seconds: float = 2.0
 
 
 FULL: Final = Scale()
@@ -67,6 +69,7 @@ SMOKE: Final = Scale(
     idle=2.0,
     groups=20,
     starts=1,
+    relay_seconds=0.3,
 )
 
 
@@ -443,11 +446,22 @@ def reconcile(bench: Bench) -> None:
         bench.rows["reconcile"][-1]["stop_s"] = time.monotonic() - stopping
 
 
+def relay(bench: Bench) -> None:
+    """Data from link to link, by Portier and by what else there is."""
+    for way in WAYS:
+        with bench.lab() as lab:
+            row = measure(way, lab, bench.load_core, bench.scale.relay_seconds, bench.scale.rounds)
+        bench.add("relay", name=way.name, **row)
+        if not (row["gbits"] and row["answered"] and all(row[f"udp_{size}"] for size in SIZES)):
+            bench.problems.append(f"relay: nothing came over the {way.name}: {row}")
+
+
 SECTIONS: Final[dict[str, Callable[[Bench], None]]] = {
     "generator": generator_alone,
     "always": always,
     "resolve": resolve,
     "loss": loss,
+    "relay": relay,
     "first-answer": first_answer,
     "reconcile": reconcile,
     "idle": idle,
@@ -541,6 +555,8 @@ def report(bench: Bench, where: dict[str, Any]) -> str:
                  f"{row['busy']:.0%}"]
             )  # fmt: skip
         parts.append(str(table))
+    if "relay" in rows:
+        parts.append(report_relay(rows["relay"]))
     parts.append(report_rest(rows))
     return "\n".join(part for part in parts if part)
 
@@ -585,6 +601,32 @@ def report_resolve(rows: list[dict[str, Any]], scale: Scale) -> str:
         "(1,024 by default) none could be, by any proxy.\n"
     )
     return f"{cold}\n{warm}\n{note}"
+
+
+def report_relay(rows: list[dict[str, Any]]) -> str:
+    """The rows of `relay`."""
+    sizes = [f"udp_{size}" for size in SIZES]
+    table = Table(["relaying", "TCP, Gbit/s", *(f"UDP, {size} octets, packets/s" for size in SIZES),
+                   "p50 there and back, us", "p99, us"])  # fmt: skip
+    base = next((row for row in rows if row["name"] == "forwarding"), None)
+    cable = next((row["p50_us"] for row in rows if row["name"] == "cable"), 0.0)
+    for row in rows:
+
+        def beside(what: str, digits: int = 0, row: dict[str, Any] = row) -> str:
+            ratio = f" ({row[what] / base[what]:.2f}x)" if base and base[what] else ""
+            return f"{row[what]:,.{digits}f}{ratio}"
+
+        table.rows.append(
+            [row["name"], beside("gbits", 1), *(beside(size) for size in sizes),
+             f"{row['p50_us']:.0f} ({row['p50_us'] - cable:+.0f})", f"{row['p99_us']:.0f}"]
+        )  # fmt: skip
+    note = (
+        "(x: times kernel forwarding; +: more than over the bare cable.) Both ends of the traffic, and all "
+        "that the kernel does for it, share the generator's core; Portier has the other one. UDP is sent "
+        "faster than anything takes it, and what arrives is counted. A segment of TCP that is passed on has "
+        "up to 64 KiB.\n"
+    )
+    return f"{table}\n{note}"
 
 
 def report_rest(rows: dict[str, list[dict[str, Any]]]) -> str:
