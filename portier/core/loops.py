@@ -43,6 +43,8 @@ _SIGHTING_GAP: Final = 10.0
 _PATIENCE: Final = 5.0
 
 _ECHOES: Final = 8192
+# What comes back later than this was perhaps said again by another host.
+_PROMPT: Final = 0.5
 
 
 class Offence(NamedTuple):
@@ -461,17 +463,22 @@ class Guard:
         self._tell(Event(kind=kind, text=words, group=self._group, port=gate.name, address=who))
 
 
-class _Echo:
-    """A multicast packet that was relayed: until when that is remembered, the port and the link-layer address
-    it came from, and the ports that have it."""
+class Echo:
+    """A multicast packet that was relayed: when, until when that is remembered, the port and the link-layer
+    address it came from, and the ports that have it."""
 
-    __slots__ = ("ifindex", "mac", "ports", "until")
+    __slots__ = ("_at", "ifindex", "mac", "ports", "until")
 
-    def __init__(self, until: float, ifindex: int, mac: bytes, ports: frozenset[int]) -> None:
+    def __init__(self, at: float, until: float, ifindex: int, mac: bytes, ports: frozenset[int]) -> None:
+        self._at = at
         self.until = until
         self.ifindex = ifindex
         self.mac = mac
         self.ports = ports
+
+    def prompt(self, now: float) -> bool:
+        """Whether what comes back at `now` does so as fast as a loop would bring it."""
+        return now < self._at + _PROMPT
 
 
 class Echoes:
@@ -480,15 +487,17 @@ class Echoes:
     __slots__ = ("_packets",)
 
     def __init__(self) -> None:
-        self._packets: dict[int, _Echo] = {}
+        self._packets: dict[int, Echo] = {}
 
-    def heard(self, packet: int, ifindex: int, mac: bytes, now: float) -> _Echo | None:
-        """The packet's record where this is a copy that came back, or came twice; None where it is new, or
-        its sender repeats it."""
+    def heard(self, packet: int, ifindex: int, mac: bytes, now: float, memory: float) -> Echo | None:
+        """The packet's record where this is a copy that came back, or came twice, which is remembered for
+        `memory` seconds more.  None where it is new, or of its very sender, who may repeat himself, or have
+        moved: another proxy would have put its own link-layer address."""
         echo = self._packets.get(packet)
-        if echo is None or now >= echo.until:
+        if echo is None or now >= echo.until or mac == echo.mac:
             return None
-        if ifindex in echo.ports or (ifindex == echo.ifindex and mac != echo.mac):
+        if ifindex in echo.ports or ifindex == echo.ifindex:
+            echo.until = now + memory
             return echo
         return None
 
@@ -503,4 +512,4 @@ class Echoes:
             if packets[oldest].until > now and len(packets) < _ECHOES:
                 break
             del packets[oldest]
-        packets[packet] = _Echo(now + memory, ifindex, mac, ports)
+        packets[packet] = Echo(now, now + memory, ifindex, mac, ports)

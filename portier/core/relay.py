@@ -150,10 +150,10 @@ class _Pending(Timed):
     """A destination that is being looked for: INCOMPLETE, in the words of RFC 4861.
 
     ``origin`` is the port on whose behalf, ``asked`` the ports on which Portier itself solicits, ``packets``
-    what waits, ``wanted`` whether somebody else does: the host's own stack, or `explain`.
+    what waits.
     """
 
-    __slots__ = ("asked", "origin", "packets", "target", "tries", "wanted")
+    __slots__ = ("asked", "origin", "packets", "target", "tries")
 
     def __init__(self, target: bytes, origin: int) -> None:
         super().__init__()
@@ -162,7 +162,6 @@ class _Pending(Timed):
         self.asked: set[int] = set()
         self.packets: list[_Waiting] = []
         self.tries = 1
-        self.wanted = False
 
 
 class Flow(NamedTuple):
@@ -520,7 +519,7 @@ class RelayEngine:
             self._change(entry, mac, now)
         entry.heard = now
         entry.router = bool(message.flags & ndp.R_FLAG)
-        self._speak(port, entry)
+        self._speak(port, entry, now)
         if solicited:
             self._confirm(port, entry, now)
         elif changed:
@@ -529,15 +528,13 @@ class RelayEngine:
         self._found(target, now)
 
     def _confirm(self, port: _Attached, entry: _Entry, now: float) -> None:
-        host = self._hosts[entry.address]
-        if entry.contested and host.best is not None and host.best.mac != entry.mac:
-            self._event(
-                EventKind.CONFLICT,
-                port,
-                entry.address,
-                f"is on {port.name} with {mac_text(entry.mac)}, and on "
-                f"{self._ports[host.best.ifindex].name} with {mac_text(host.best.mac)}",
-            )
+        for other in self._hosts[entry.address].entries.values() if entry.contested else ():
+            if other is not entry and other.mac != entry.mac:
+                where = self._ports[other.ifindex].name
+                what = (
+                    f"is on {port.name} with {mac_text(entry.mac)}, and on {where} with {mac_text(other.mac)}"
+                )
+                self._event(EventKind.CONFLICT, port, entry.address, what)
         entry.contested = False
         self._shares.confirm(entry)
         self._set(entry, State.REACHABLE, now)
@@ -615,12 +612,11 @@ class RelayEngine:
     def _repeated(self, port: _Attached, name: int, frame: bytes, now: float) -> Verdict | None:
         """Whether a multicast packet is one that was relayed, and comes back."""
         source, mac = frame[32:48], frame[16:22]
-        echo = self._echoes.heard(name, port.ifindex, mac, now)
+        echo = self._echoes.heard(name, port.ifindex, mac, now, self._group.timers.retransmit)
         if echo is None:
             return None
-        # A host that moved may repeat itself, and what bears no address may be another's: a proxy would have
-        # put its own link-layer address.
-        if mac != echo.mac and source != ndp.UNSPECIFIED and port.ifindex in echo.ports:
+        # What bears no address may be another host's that says the same; and so may what comes late.
+        if source != ndp.UNSPECIFIED and port.ifindex in echo.ports and echo.prompt(now):
             origin = self._ports.get(echo.ifindex)
             self._guard.came_back(port.gate, origin.gate if origin else None, source, mac, now)
         return Verdict.LOOP
@@ -734,7 +730,7 @@ class RelayEngine:
             return
         packet = frame[ndp.IPV6 :]
         if frame[1]:  # one of the packets it would have become
-            payload = wire_length(frame, len(frame)) - ndp.ICMPV6
+            payload = min(wire_length(frame, len(frame)) - ndp.ICMPV6, 0xFFFF)
             packet = packet[:4] + payload.to_bytes(2, "big") + packet[6:]
         mtu = max(mtu, _LEAST_MTU)
         self._send(port.ifindex, ndp.too_big(frame[16:22], port.mac, speaker, source, mtu, packet))
@@ -774,6 +770,7 @@ class RelayEngine:
         ]
         pending = self._pending.get(target)
         if pending is not None and pending.asked:
+            self._solicit(pending, [this for this in ports if this.ifindex not in pending.asked])
             return Verdict.RESOLVING
         if not ports:
             return Verdict.NOWHERE
@@ -787,16 +784,15 @@ class RelayEngine:
                 return Verdict.PENDING_FULL
             pending = self._pending[target] = _Pending(target, origin.ifindex)
         pending.tries = 1
-        pending.asked = {this.ifindex for this in ports}
-        self._solicit(pending, now)
+        self._solicit(pending, ports)
+        self._timers.schedule(pending, now + self._group.timers.retransmit)
         return Verdict.RESOLVING
 
-    def _solicit(self, pending: _Pending, now: float) -> None:
-        for index in pending.asked:
-            this = self._ports[index]
+    def _solicit(self, pending: _Pending, ports: Iterable[_Attached]) -> None:
+        for this in ports:
+            pending.asked.add(this.ifindex)
             if this.port.source is not None:
-                self._send(index, ndp.solicitation(this.mac, this.port.source, pending.target))
-        self._timers.schedule(pending, now + self._group.timers.retransmit)
+                self._send(this.ifindex, ndp.solicitation(this.mac, this.port.source, pending.target))
 
     def _make_room(self, port: _Attached) -> bool:
         """See to it that one more target of `port` can be looked for.  The port that waits for most gives way
@@ -860,15 +856,17 @@ class RelayEngine:
             entry = self._learn(port, address, said or mac, mac, now)
             if entry is None:
                 return None
+            self._found(address, now)
         elif said and said != entry.mac:
             self._change(entry, said, now)
             self._set(entry, State.STALE, now)
         entry.heard = now
         if message is not None:
-            self._speak(port, entry)
-        self._compare(entry, now)
-        if said:
+            self._speak(port, entry, now)
+            self._compare(entry, now)
             self._found(address, now)
+        elif self._hosts[address].best is not entry and self._over_limit(port, mac, now) is None:
+            self._doubt(entry, now)
         return entry
 
     def _learn(
@@ -897,9 +895,10 @@ class RelayEngine:
         self._refresh(host, now)
         return entry
 
-    def _speak(self, port: _Attached, entry: _Entry) -> None:
+    def _speak(self, port: _Attached, entry: _Entry, now: float) -> None:
         if not entry.spoken:
             entry.spoken = True
+            self._reroute(self._hosts[entry.address], now)
             if len(self._hosts[entry.address].entries) == 1:
                 what = f"is on {port.name} with {mac_text(entry.mac)}"
                 self._event(EventKind.LEARNED, port, entry.address, what)
@@ -943,14 +942,17 @@ class RelayEngine:
         link-layer address; else the other is asked whether it is still there."""
         host = self._hosts[entry.address]
         for other in host.entries.values():
-            if other is entry:
-                continue
-            if entry.spoken and other.mac == entry.mac:
-                if other.state is not State.STALE or host.best is other:
-                    self._supersede(host, other, entry, now)
-            elif host.best is other and self._may_be_gone(other, now):
-                other.contested = True
-                self._set(other, State.PROBE, now)
+            idle = other.state is State.STALE and host.best is not other
+            if other is not entry and other.mac == entry.mac and not idle:
+                self._supersede(host, other, entry, now)
+        self._doubt(entry, now)
+
+    def _doubt(self, entry: _Entry, now: float) -> None:
+        """An address was heard on another port than where it is known to be: ask there."""
+        best = self._hosts[entry.address].best
+        if best is not None and best is not entry and self._may_be_gone(best, now):
+            best.contested = True
+            self._set(best, State.PROBE, now)
 
     def _may_be_gone(self, entry: _Entry, now: float) -> bool:
         """Whether to ask for a neighbor.  One just heard is there: without this two hosts with one address
@@ -1082,7 +1084,7 @@ class RelayEngine:
         if pending.tries < timers.retries:
             pending.tries += 1
             self._timers.schedule(pending, now + timers.retransmit)
-            self._solicit(pending, now)
+            self._solicit(pending, [self._ports[index] for index in pending.asked])
             return
         self._give_up(pending, Verdict.NOBODY)
         if pending.asked:

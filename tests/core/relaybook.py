@@ -134,9 +134,9 @@ class RelayBook:
         return self.receive(ifindex, ndp.dad_probe(mac(host), ip(target), nonce))
 
     def learn(self, ifindex: int, host: int, address: str = "") -> None:
-        """Make a host REACHABLE: it answers somebody's solicitation."""
+        """Make a host REACHABLE: it answers the proxy's own solicitation."""
         self.na(ifindex, host, flags="O", target=address or f"::{host:x}")
-        self.na(ifindex, host, "fe80::99", target=address or f"::{host:x}")
+        self.na(ifindex, host, f"fe80::{ifindex}", target=address or f"::{host:x}")
         assert self.state(ifindex, address or f"::{host:x}") == "reachable"
 
     def pass_time(self, seconds: float) -> None:
@@ -208,6 +208,25 @@ class RelayBook:
         self.events += [(event.kind, event.text) for event in outcome.events]
 
 
+def advertised(
+    router: int = 1,
+    *,
+    flags: int = 0,
+    lifetime: int = 1800,
+    to: str = "",
+    to_mac: bytes = ndp.ALL_NODES_MAC,
+    hop_limit: int = 255,
+) -> bytes:
+    """A Router Advertisement of router `router`, with its source link-layer option."""
+    body = b"\x86\0\0\0\x40" + bytes((flags,)) + lifetime.to_bytes(2, "big") + bytes(8)
+    body += b"\x01\x01" + mac(router)
+    whole = VNET + to_mac + mac(router) + b"\x86\xdd\x60\0\0\0" + len(body).to_bytes(2, "big")
+    whole += bytes((58, hop_limit)) + ip(f"fe80::1:{router:x}") + (ip(to) if to else ndp.ALL_NODES) + body
+    total = int.from_bytes(whole[ndp.IPV6 + 8 :], "big") + len(body) + 58
+    at = ndp.ICMPV6 + 2
+    return whole[:at] + (-total % 0xFFFF).to_bytes(2, "big") + whole[at + 2 :]
+
+
 def datagram(source: str, target: str, size: int = 10, *, hlim: int = 64) -> bytes:
     """A UDP packet with `size` octets of payload."""
     return bytes(
@@ -220,4 +239,18 @@ def _written(text: str) -> str:
     return "2001:db8:7" + text if text.startswith("::") and text != "::" else text
 
 
-__all__ = ["LAN", "NAMES", "VNET", "D", "E", "Out", "RelayBook", "U", "datagram", "ip", "mac", "port"]
+__all__ = [
+    "LAN",
+    "NAMES",
+    "VNET",
+    "D",
+    "E",
+    "Out",
+    "RelayBook",
+    "U",
+    "advertised",
+    "datagram",
+    "ip",
+    "mac",
+    "port",
+]

@@ -1,0 +1,511 @@
+"""Loop protection in mode relay: Router Advertisements, port states, packets that come back."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from portier.core import ndp
+from portier.core.model import EventKind, LoopProtection, Role, Timers
+from portier.core.outcome import Verdict
+from tests.core.relaybook import VNET, D, E, RelayBook, U, advertised, datagram, ip, mac, port
+
+STRICT, NESTED = LoopProtection.STRICT, LoopProtection.NESTED
+DROP, OFF = LoopProtection.DROP, LoopProtection.OFF
+P = 0x04
+ACTIVE, WAITING, HELD = "forwarding", "waiting for RAs", "hold-down"
+
+
+def strict(**group: Any) -> RelayBook:
+    """A group that has just started."""
+    return RelayBook(**{"loop_protection": STRICT, **group})
+
+
+def running(**group: Any) -> RelayBook:
+    """A group whose ports all take part: two advertisements were relayed."""
+    play = strict(**group)
+    play.receive(U, advertised())
+    play.pass_time(4)
+    assert {play.part(index) for index in (U, D, E)} == {ACTIVE}
+    return play
+
+
+def flags(frame: bytes) -> int:
+    return frame[ndp.ICMPV6 + 5]
+
+
+# -- the start -----------------------------------------------------------------------------------------
+
+
+def test_nd_011_074_at_the_start_nothing_but_a_solicitation_for_routers_is_sent() -> None:
+    """On the upstream alone, without link-layer option, three times, 4 s apart."""
+    play = strict()
+    (out,) = play.sent
+    assert (out.port, out.message.type) == (U, ndp.ROUTER_SOLICITATION)
+    assert (out.message.source, out.message.destination) == (ndp.UNSPECIFIED, ndp.ALL_ROUTERS)
+    assert (out.to, out.by, out.message.link_layer) == (ndp.ALL_ROUTERS_MAC, play.mac_of(U), b"")
+    assert len(out.packet) == 48
+    play.pass_time(11)
+    assert play.where() == [U, U]
+    play.pass_time(100)
+    assert play.sent == []
+
+
+def test_nd_072_084_nothing_is_relayed_before_two_p_bit_advertisements_were_sent() -> None:
+    """Neither solicitations nor data, in either direction; what waits says so."""
+    play = strict()
+    assert (play.part(U), play.part(D)) == (ACTIVE, WAITING)
+    assert play.ns(D, 0xA, "::1") is Verdict.WAITING
+    assert play.ns(U, 1, "::a") is Verdict.NOWHERE
+    assert play.udp(D, 0xA, "ff02::fb") is Verdict.WAITING
+    assert play.receive(U, advertised()) is Verdict.RELAYED
+    play.pass_time(1)
+    assert sorted(play.where()) == [D, E]
+    assert {flags(out.frame) for out in play.sent} == {P}
+    assert play.ns(D, 0xA, "::1") is Verdict.WAITING
+    play.pass_time(2)
+    assert play.part(D) == WAITING
+    play.pass_time(1)
+    assert sorted(play.where()) == [D, E]
+    assert play.part(D) == ACTIVE
+    assert play.ns(D, 0xA, "::1") is Verdict.RELAYED
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_nd_075_the_first_copy_waits_a_random_moment_and_is_repeated_after_3_s(chance: float) -> None:
+    """0 to 500 ms; in service in less than 15 s, with one solicitation."""
+    play = strict(random=chance)
+    play.pass_time(2)
+    play.receive(U, advertised())
+    assert play.sent == []
+    play.pass_time(chance * 0.5)
+    assert sorted(play.where()) == [D, E]
+    play.pass_time(2.9)
+    assert play.sent == []
+    play.pass_time(0.1)
+    assert sorted(play.where()) == [D, E]
+    assert play.part(E) == ACTIVE
+    play.pass_time(100)
+    assert play.sent == []
+
+
+def test_a_second_advertisement_counts_before_the_repetition() -> None:
+    """It is relayed at once."""
+    play = strict()
+    play.receive(U, advertised())
+    play.pass_time(1)
+    play.receive(U, advertised(2))
+    assert {out.port for out in play.sent} == {D, E}
+    assert play.part(D) == ACTIVE
+
+
+def test_nd_073_079_an_advertisement_to_one_host_does_not_count_and_is_relayed_as_unicast() -> None:
+    """With the P bit, and the port's link-layer address."""
+    play = strict()
+    to_one = advertised(to="::a", to_mac=play.mac_of(U))
+    play.receive(U, to_one)
+    play.receive(U, to_one)
+    play.pass_time(0.5)
+    assert play.part(D) == WAITING
+    play.receive(U, advertised())
+    play.pass_time(4)
+    play.ns(D, 0xA, "::1")
+    assert play.receive(U, to_one) is Verdict.RELAYED
+    (out,) = play.sent
+    assert (out.port, out.to, flags(out.frame)) == (D, mac(0xA), P)
+    assert out.message.link_layer == play.mac_of(D)
+
+
+def test_nd_073_a_port_that_comes_back_starts_again() -> None:
+    """Its count is its own."""
+    play = running()
+    ports = play.ports
+    play.configure(ports=ports[:2])
+    play.configure(ports=ports)
+    assert (play.part(D), play.part(E)) == (ACTIVE, WAITING)
+    assert [out.message.type for out in play.sent] == [ndp.ROUTER_SOLICITATION]
+
+
+def test_nd_009_without_a_router_forwarding_starts_12_s_after_the_first_solicitation() -> None:
+    """And no earlier."""
+    play = strict()
+    play.pass_time(11.9)
+    assert play.part(D) == WAITING
+    play.pass_time(0.2)
+    assert play.part(D) == ACTIVE
+    play.learn(D, 0xA, "fe80::a")
+    play.learn(E, 0xB, "fe80::b")
+    assert play.udp(D, 0xA, "fe80::b", source="fe80::a") is Verdict.RELAYED
+
+
+def test_a_router_that_comes_later_restarts_the_wait() -> None:
+    """Two P-bit advertisements first."""
+    play = strict()
+    play.pass_time(13)
+    play.receive(U, advertised())
+    assert play.part(D) == WAITING
+    assert play.ns(D, 0xA, "::1") is Verdict.WAITING
+    play.pass_time(4)
+    assert play.part(D) == ACTIVE
+
+
+def test_nd_069_a_group_without_upstream_has_no_router_to_wait_for() -> None:
+    """Its segments are joined at once."""
+    play = strict(upstream=(), ports=(port(D), port(E)))
+    assert (play.part(D), play.part(E)) == (ACTIVE, ACTIVE)
+    assert play.sent == []
+
+
+def test_another_upstream_is_another_link() -> None:
+    """Whether it leads back to a downstream is yet to be seen."""
+    play = running()
+    play.configure(ports=(port(U, mac=mac(0x77)), *play.ports[1:]))
+    assert (play.part(U), play.part(D)) == (ACTIVE, WAITING)
+
+
+# -- Router Advertisements -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", [0x00, 0xC8 | 0x03, 0x18])
+def test_nd_064_065_078_the_p_bit_is_set_and_no_other(before: int) -> None:
+    """The source stays the router's, the option names the port."""
+    play = running()
+    assert play.receive(U, advertised(flags=before)) is Verdict.RELAYED
+    assert [flags(out.frame) for out in play.sent] == [before | P] * 2
+    for out in play.sent:
+        assert out.message.source == ip("fe80::1:1")
+        assert out.message.link_layer == play.mac_of(out.port)
+
+
+@pytest.mark.parametrize("bits", [0, P])
+@pytest.mark.parametrize("lifetime", [0, 1800])
+def test_nd_013_067_081_083_097_any_advertisement_downstream_holds_the_port_down(
+    bits: int, lifetime: int
+) -> None:
+    """That port alone; the operator is told whose it was."""
+    play = running()
+    assert play.receive(D, advertised(7, flags=bits, lifetime=lifetime)) is Verdict.HOLD_DOWN
+    assert (play.part(U), play.part(D), play.part(E)) == (ACTIVE, HELD, ACTIVE)
+    ((kind, words),) = play.events
+    assert kind is EventKind.LOOP
+    assert "fe80::1:7 (02:00:00:00:00:07)" in words
+    found = next(found for found in play.engine.standings(play.now) if found.ifindex == D)
+    assert (found.offender, found.mac, found.left) == (ip("fe80::1:7"), mac(7), 3600)
+    assert play.ns(D, 0xA, "::1") is Verdict.HOLD_DOWN
+    play.ns(U, 1, "::a")
+    assert play.where() == [E]
+    assert play.counts(D)["hold-down"] == 2
+
+
+def test_nd_066_063_a_p_bit_on_the_upstream_stops_everything_through_it() -> None:
+    """Solicitations, data and advertisements."""
+    play = running()
+    play.learn(E, 0xB)
+    assert play.receive(U, advertised(flags=P)) is Verdict.HOLD_DOWN
+    assert play.part(U) == HELD
+    assert play.ns(U, 1, "::a") is Verdict.HOLD_DOWN
+    assert play.udp(U, 1, "::b") is Verdict.HOLD_DOWN
+    assert play.receive(U, advertised()) is Verdict.HOLD_DOWN
+    play.ns(D, 0xA, "::1")
+    assert play.where() == [E]
+
+
+def test_nd_071_a_proxy_behind_a_proxy_disables_itself_and_says_why() -> None:
+    """No chaining, but in `nested`."""
+    play = strict()
+    play.receive(U, advertised(flags=P))
+    assert "another proxy" in play.events[0][1]
+    chained = strict(loop_protection=NESTED)
+    assert chained.receive(U, advertised(flags=P)) is Verdict.RELAYED
+    chained.pass_time(4)
+    assert {chained.part(index) for index in (U, D, E)} == {ACTIVE}
+    assert chained.receive(D, advertised(7, flags=P)) is Verdict.HOLD_DOWN
+
+
+def test_nd_068_the_hold_down_restarts_with_each_advertisement_and_ends_when_there_are_none() -> None:
+    """60 min after the last; then two P-bit advertisements first."""
+    play = running()
+    play.receive(D, advertised(7))
+    play.pass_time(59 * 60)
+    play.receive(D, advertised(7))
+    play.pass_time(59 * 60)
+    assert play.part(D) == HELD
+    play.pass_time(2 * 60)
+    assert play.part(D) == ACTIVE, "no router advertised itself upstream meanwhile"
+    play.receive(D, advertised(7))
+    play.pass_time(3600)
+    assert play.part(D) == WAITING
+    assert play.ns(D, 0xA, "::1") is Verdict.WAITING
+
+
+def test_nd_076_a_port_that_may_serve_again_asks_for_a_router_there_first() -> None:
+    """One that advertises itself rarely."""
+    play = running()
+    play.receive(D, advertised(7))
+    play.pass_time(3600)
+    asked = [out.port for out in play.sent if out.message.type == ndp.ROUTER_SOLICITATION]
+    assert sorted(asked) == [U, D]
+    assert play.receive(D, advertised(7)) is Verdict.HOLD_DOWN
+
+
+def test_nd_070_an_upstream_that_becomes_a_downstream_stays_out_for_60_minutes() -> None:
+    """There is a router on it: no swap of roles."""
+    play = running()
+    up, down, other = play.ports
+    play.configure(ports=(up._replace(role=Role.DOWNSTREAM), down._replace(role=Role.UPSTREAM), other))
+    assert play.part(U) == HELD
+
+
+@pytest.mark.parametrize("change", [{"hop_limit": 64}, {"checksum": 1}])
+def test_nd_080_only_valid_advertisements_count(change: dict[str, int]) -> None:
+    """Anything else could be sent from far away."""
+    play = running()
+    frame = advertised(7, hop_limit=change.get("hop_limit", 255))
+    if "checksum" in change:
+        frame = frame[: ndp.ICMPV6 + 3] + bytes((frame[ndp.ICMPV6 + 3] ^ 1,)) + frame[ndp.ICMPV6 + 4 :]
+    assert play.receive(D, frame) in {Verdict.BAD_HOP_LIMIT, Verdict.BAD_CHECKSUM}
+    assert play.part(D) == ACTIVE
+
+
+def test_nd_082_on_a_port_held_down_the_proxys_own_functions_go_on() -> None:
+    """What is for the proxy is heard."""
+    play = running()
+    play.receive(D, advertised(7))
+    assert play.udp(D, 0xA, "fe80::2") is Verdict.OWN_ADDRESS
+    assert play.na(D, 0xA, "fe80::2") is Verdict.HEARD
+    assert play.state(D, "::a") == "reachable"
+
+
+def test_hold_down_survives_a_reload_and_a_port_that_goes_and_comes_back() -> None:
+    """It is remembered by interface index and link-layer address."""
+    play = running()
+    play.receive(D, advertised(7))
+    play.pass_time(60)
+    play.configure()
+    assert play.part(D) == HELD
+    ports = play.ports
+    play.configure(ports=(ports[0], ports[2]))
+    play.configure(ports=ports)
+    assert play.part(D) == HELD
+    found = next(found for found in play.engine.standings(play.now) if found.ifindex == D)
+    assert found.left == 3540
+    play.configure(group=replace(play.group, loop_protection=OFF))
+    assert play.part(D) == ACTIVE
+
+
+def test_lift_ends_a_hold_down() -> None:
+    """Then the port waits for two P-bit advertisements, as at the start."""
+    play = running()
+    play.receive(D, advertised(7))
+    outcome = play.engine.lift(D, play.now)
+    assert outcome.verdict is Verdict.HEARD
+    assert play.part(D) == WAITING
+    assert play.engine.lift(D, play.now).verdict is Verdict.NOT_HANDLED
+    play.receive(U, advertised())
+    play.pass_time(4)
+    assert play.part(D) == ACTIVE
+
+
+def test_drop_drops_and_reports_an_advertisement_from_a_downstream() -> None:
+    """The port stays, and the router's own is still relayed."""
+    play = running(loop_protection=DROP)
+    assert play.receive(D, advertised(7)) is Verdict.ROGUE_ROUTER
+    assert play.sent == []
+    assert play.kinds() == {EventKind.ROUTER}
+    assert play.part(D) == ACTIVE
+    play.receive(U, advertised())
+    assert play.where() == [D, E]
+
+
+def test_off_relays_every_advertisement() -> None:
+    """From wherever it comes."""
+    play = RelayBook()
+    assert play.receive(D, advertised()) is Verdict.RELAYED
+    assert sorted(play.where()) == [U, E]
+
+
+def test_another_proxys_advertisement_heard_first_means_hold_down_without_having_sent() -> None:
+    """So of two side by side one survives."""
+    play = strict(random=1.0)
+    play.receive(U, advertised())
+    assert play.receive(D, advertised(9, flags=P)) is Verdict.HOLD_DOWN
+    play.pass_time(10)
+    assert play.on(D) == []
+    assert (play.part(D), play.part(E)) == (HELD, ACTIVE)
+
+
+def test_of_two_that_sent_at_the_same_moment_the_lower_address_goes_on_once() -> None:
+    """And is held down like any other if the other does not give way."""
+    lower = strict(random=0.0)
+    lower.receive(U, advertised())
+    lower.pass_time(0)
+    from_higher = relabelled(advertised(flags=P), bytes.fromhex("0200000fffff"))
+    assert lower.receive(D, from_higher) is Verdict.ROGUE_ROUTER
+    lower.pass_time(0.5)
+    assert lower.part(D) == WAITING
+    assert lower.receive(D, from_higher) is Verdict.HOLD_DOWN
+    higher = strict(random=0.0)
+    higher.receive(U, advertised())
+    higher.pass_time(0)
+    assert higher.receive(D, relabelled(advertised(flags=P), mac(2))) is Verdict.HOLD_DOWN
+
+
+def relabelled(frame: bytes, source: bytes) -> bytes:
+    return frame[:16] + source + frame[22:]
+
+
+# -- two proxies on one bench ---------------------------------------------------------------------------
+
+
+class Bench:
+    """Two proxies between segments `up` and `down`, one host on each, and a count of the frames.
+
+    A frame that goes out by a port is heard by everybody else on its segment; nothing is lost, and nothing
+    takes time.
+    """
+
+    def __init__(self, *, roles: tuple[Role, Role] = (Role.UPSTREAM, Role.DOWNSTREAM), **group: Any) -> None:
+        self.proxies = []
+        for number, chance in ((1, 0.2), (2, 0.6)):
+            ports = tuple(
+                port(
+                    index,
+                    mac=bytes((2, 0, 0, 0, number, index)),
+                    source=ip(f"fe80::{number}:{index}"),
+                    role=roles[index - 1],
+                )
+                for index in (U, D)
+            )
+            proxy = RelayBook(**{"loop_protection": STRICT, "ports": ports, "random": chance, **group})
+            self.proxies.append(proxy)
+        self.frames = {U: 0, D: 0}
+        self.heard: dict[int, list[bytes]] = {U: [], D: []}
+        for proxy in self.proxies:
+            self.spread([(proxy, out.port, out.frame) for out in proxy.sent])
+
+    def spread(self, frames: list[tuple[RelayBook | None, int, bytes]]) -> None:
+        """Deliver frames, and all that comes of them; a storm fails the test."""
+        queue = deque(frames)
+        for _ in range(2000):
+            if not queue:
+                return
+            sender, segment, frame = queue.popleft()
+            self.frames[segment] += 1
+            self.heard[segment].append(frame)
+            for proxy in self.proxies:
+                unicast = not frame[10] & 1
+                if proxy is sender or (unicast and frame[10:16] != proxy.mac_of(segment)):
+                    continue
+                proxy.receive(segment, frame)
+                queue += [(proxy, out.port, out.frame) for out in proxy.sent]
+        pytest.fail("a storm")
+
+    def say(self, segment: int, frame: bytes) -> None:
+        """A host on a segment sends a frame."""
+        self.heard = {U: [], D: []}
+        self.spread([(None, segment, frame)])
+
+    def pass_time(self, seconds: float, step: float = 0.01) -> None:
+        """Let time pass for both."""
+        for _ in range(round(seconds / step)):
+            for proxy in self.proxies:
+                proxy.pass_time(step)
+                self.spread([(proxy, out.port, out.frame) for out in proxy.sent])
+
+    def working(self) -> list[RelayBook]:
+        return [proxy for proxy in self.proxies if proxy.part(D) == proxy.part(U) == ACTIVE]
+
+
+def multicast(host: int, number: int) -> bytes:
+    octets = datagram(f"fe80::{host:x}", "ff02::fb", number)
+    return VNET + b"\x33\x33\0\0\0\xfb" + mac(host) + b"\x86\xdd" + octets
+
+
+def test_nd_008_063_085_of_two_proxies_in_parallel_one_survives() -> None:
+    """With a router: whoever comes second is held down without having sent."""
+    bench = Bench()
+    bench.say(U, advertised())
+    bench.pass_time(4)
+    assert bench.working() == bench.proxies[:1]
+    assert bench.proxies[1].part(D) == HELD
+    bench.say(U, multicast(0xA, 1))
+    assert len(bench.heard[D]) == 1
+
+
+def test_nd_008_two_proxies_that_start_at_the_same_moment_are_not_both_held_down() -> None:
+    """The link-layer addresses decide between them."""
+    bench = Bench()
+    for proxy in bench.proxies:
+        proxy.chance = 0.5
+    first, second = bench.proxies
+    for proxy in bench.proxies:
+        proxy.receive(U, advertised())
+    sent: list[tuple[RelayBook | None, int, bytes]] = []
+    for proxy in bench.proxies:
+        proxy.pass_time(0.3)
+        sent += [(proxy, out.port, out.frame) for out in proxy.sent]
+    bench.spread(sent)
+    bench.pass_time(4)
+    assert bench.working() == [first]
+    assert second.part(D) == HELD
+    bench.say(U, advertised())
+    assert first.part(D) == ACTIVE
+
+
+@pytest.mark.parametrize("segment", [U, D])
+def test_nd_008_without_a_router_packets_that_come_back_cut_the_loop(segment: int) -> None:
+    """No storm before, each packet once on each segment after."""
+    bench = Bench()
+    bench.pass_time(13)
+    assert len(bench.working()) == 2
+    for number in range(1, 20):
+        bench.say(segment, multicast(0xA, number))
+        assert len(bench.heard[U]) + len(bench.heard[D]) <= 4
+        bench.pass_time(1, step=0.1)
+    assert len(bench.working()) == 1
+    bench.say(segment, multicast(0xA, 99))
+    assert [len(bench.heard[index]) for index in (U, D)] == [1, 1]
+
+
+def test_nd_008_solicitations_do_not_storm_either() -> None:
+    """Although their link-layer options differ each time; in `off` nothing is cut, and nothing storms."""
+    bench = Bench(loop_protection=OFF)
+    for number in range(10):
+        bench.say(U, ndp.solicitation(mac(0xA), ip("::a"), ip("::b")))
+        bench.say(U, ndp.dad_probe(mac(0xA), ip("::c"), b"nonce%d" % number))
+        bench.say(D, advertised())
+        assert len(bench.heard[U]) + len(bench.heard[D]) <= 4
+        bench.pass_time(1, step=0.1)
+    assert len(bench.working()) == 2
+
+
+def test_two_hosts_that_say_the_same_from_nowhere_are_no_loop() -> None:
+    """Solicitations for routers from the unspecified address, by hosts that boot together."""
+    play = running()
+    rs = ndp.router_solicitation(mac(0xA))
+    for _ in range(10):
+        play.receive(D, rs)
+        assert play.receive(E, relabelled(rs, mac(0xB))) is Verdict.LOOP
+        play.pass_time(4)
+    assert (play.part(D), play.part(E)) == (ACTIVE, ACTIVE)
+
+
+def test_two_ports_on_one_link_are_found_out() -> None:
+    """What goes out by one comes in by the other, with our own link-layer address."""
+    play = running()
+    for number in range(3):
+        frame = multicast(0xA, number)
+        play.receive(D, frame)
+        echo = play.on(E)[0].frame
+        assert play.receive(D, echo) is Verdict.OWN_FRAME
+    assert [play.part(index) for index in (D, E)].count(HELD) == 1
+
+
+def test_hold_down_may_be_switched_off_by_its_length() -> None:
+    """`hold_down: 0s` closes nothing."""
+    play = running(timers=Timers(hold_down=0.0))
+    play.receive(D, advertised(7))
+    assert play.part(D) == ACTIVE
