@@ -950,9 +950,10 @@ class RelayEngine:
     def _doubt(self, entry: _Entry, now: float) -> None:
         """An address was heard on another port than where it is known to be: ask there."""
         best = self._hosts[entry.address].best
-        if best is not None and best is not entry and self._may_be_gone(best, now):
+        if best is not None and best is not entry:
             best.contested = True
-            self._set(best, State.PROBE, now)
+            if self._may_be_gone(best, now):
+                self._set(best, State.PROBE, now)
 
     def _may_be_gone(self, entry: _Entry, now: float) -> bool:
         """Whether to ask for a neighbor.  One just heard is there: without this two hosts with one address
