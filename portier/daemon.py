@@ -34,7 +34,7 @@ from types import FrameType
 from typing import Any, Final
 
 from portier import config as configuration
-from portier.core.engine import KernelOracle, RouterInfo, Standing
+from portier.core.engine import KernelOracle, RouterInfo, Standing, link_local
 from portier.core.engine import Service as PortService
 from portier.core.mld import NOTHING_JOINED
 from portier.core.model import Bound, Config, Event, EventKind, Group, Mode
@@ -366,14 +366,7 @@ class Daemon:
                 f"{refused} multicast groups could not be joined ({worker.wires.joined.error}): a switch "
                 f"that snoops MLD may keep solicitations back"
             )
-        warnings += [
-            f"the router {ipaddress.ip_address(router.address)} on {router.port} promises DHCPv6 (flag "
-            f"{'M' if router.managed else 'O'}), which is not relayed in mode route: hosts behind get no "
-            f"{'address' if router.managed else 'settings'} by it; use mode: relay, or a DHCPv6 relay or "
-            "server on the downstreams"
-            for router in (worker.routers if worker and group.mode is Mode.ROUTE else ())
-            if router.managed or router.other
-        ]
+        warnings += [line for router in (worker.routers if worker else ()) for line in _missed(router)]
         return {
             "name": group.name,
             "mode": group.mode.value,
@@ -649,6 +642,23 @@ def _multicast(group: Group, worker: GroupStatus | None) -> dict[str, Any]:
     """How solicitations are drawn through switches that snoop."""
     joined = worker.wires.joined if worker else NOTHING_JOINED
     return {"use": group.multicast.value, **joined._asdict()}
+
+
+def _missed(router: RouterInfo) -> Iterator[str]:
+    """What a router promises, and hosts behind do not get where its advertisements are relayed."""
+    who = f"the router {ipaddress.ip_address(router.address)} on {router.port}"
+    if router.managed or router.other:
+        flag, what = ("M", "address") if router.managed else ("O", "settings")
+        yield (
+            f"{who} promises DHCPv6 (flag {flag}), which is not relayed in mode route: hosts behind get no "
+            f"{what} by it; use mode: relay, or a DHCPv6 relay or server on the downstreams"
+        )
+    for server in router.name_servers:
+        if link_local(server):
+            yield (
+                f"{who} tells hosts to ask {ipaddress.ip_address(server)} for names, a link-local address, "
+                "which hosts behind do not reach in mode route; have it name a global one, or use mode: relay"
+            )
 
 
 def _router(router: RouterInfo) -> dict[str, Any]:

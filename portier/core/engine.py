@@ -65,7 +65,8 @@ class Standing(NamedTuple):
 class RouterInfo(NamedTuple):
     """A router whose advertisements are relayed, for people, programs and the reconciler.  ``lifetime`` is
     how many seconds more it is a default router; ``managed`` and ``other`` say that it promises DHCPv6;
-    ``on_link`` are the prefixes that it says are on-link, as long as that is valid."""
+    ``on_link`` are the prefixes that it says are on-link, as long as that is valid; ``name_servers`` the
+    addresses (packed) of those it names."""
 
     address: bytes
     port: str
@@ -74,6 +75,7 @@ class RouterInfo(NamedTuple):
     managed: bool
     other: bool
     on_link: frozenset[IPv6Network]
+    name_servers: tuple[bytes, ...] = ()
 
 
 class Explanation(NamedTuple):

@@ -30,8 +30,11 @@ _PREFIX: Final = 3
 _REDIRECTED: Final = b"\x04"
 _MTU: Final = 5
 _PVD: Final = 21
+_ROUTE: Final = 24
+_NAME_SERVERS: Final = 25
+_SEARCH_LIST: Final = 31
 _NAT64: Final = 38
-_LIFETIME_AT_4: Final = frozenset({24, 25, 31})  # routes, DNS servers, DNS search list
+_LIFETIME_AT_4: Final = frozenset({_ROUTE, _NAME_SERVERS, _SEARCH_LIST})
 _LINK_LAYER: Final = frozenset({ndp.SOURCE_LINK_LAYER, ndp.TARGET_LINK_LAYER})
 
 _ON_LINK: Final = 0x80
@@ -61,7 +64,7 @@ class Prefix(NamedTuple):
 
 class Advertised(NamedTuple):
     """What a Router Advertisement says.  ``proxied`` is the P bit, ``lifetime`` that of the router in
-    seconds, ``mtu`` 0 where there is no such option."""
+    seconds, ``mtu`` 0 where there is no such option; ``name_servers`` are packed addresses."""
 
     hop_limit: int
     managed: bool
@@ -70,6 +73,7 @@ class Advertised(NamedTuple):
     lifetime: int
     mtu: int
     prefixes: tuple[Prefix, ...]
+    name_servers: tuple[bytes, ...]
 
 
 class Redirected(NamedTuple):
@@ -186,11 +190,14 @@ def advertised(frame: bytes) -> Advertised:
     _, options = _layout(frame, at)
     mtu = 0
     prefixes = []
+    servers = []
     for kind, place, size in options:
         if kind == _MTU and size == 8:
             mtu = mtu or int.from_bytes(frame[place + 4 : place + 8], "big")
         elif kind == _PREFIX and (prefix := _prefix(frame, place, size)):
             prefixes.append(prefix)
+        elif kind == _NAME_SERVERS:
+            servers += [frame[there : there + 16] for there in range(place + 8, place + size - 8, 16)]
     flags = frame[at + 5]
     return Advertised(
         hop_limit=frame[at + 4],
@@ -200,6 +207,7 @@ def advertised(frame: bytes) -> Advertised:
         lifetime=int.from_bytes(frame[at + 6 : at + 8], "big"),
         mtu=mtu,
         prefixes=tuple(prefixes),
+        name_servers=tuple(servers),
     )
 
 

@@ -101,6 +101,7 @@ class Routers:
             for address, router in self._known.items():
                 self._leaving[address] = router
                 self._say_farewell(router, now)
+                self._tell(router.port, address, f"is gone with {router.port.name}: hosts are told")
             self._known.clear()
             self._solicitations = _SOLICITATIONS if uplink else 0
             self._solicit_at = now if uplink else math.inf
@@ -161,6 +162,7 @@ class Routers:
                 router.said.managed,
                 router.said.other,
                 router.on_link(now),
+                router.said.name_servers,
             )
             for router in list(self._known.values())
         ]

@@ -9,6 +9,7 @@ from ipaddress import IPv6Network
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.inet import UDP
 from scapy.layers.inet6 import (
     ICMPv6ND_INDSol,
     ICMPv6ND_NA,
@@ -218,7 +219,7 @@ def test_nd_087_redirect_to_another_port_names_the_proxy() -> None:
     assert redirect_relayed(redirect(tllao()), P1)[ndp.IPV6 :].hex() == REDIRECT_2
 
 
-def test_nd_088_redirect_to_the_unknown_names_nobody() -> None:
+def test_nd_047_088_redirect_to_the_unknown_names_nobody() -> None:
     """Case 3, to the byte: the option goes, length and checksum follow; several go as one."""
     assert redirect_relayed(redirect(tllao()), b"")[ndp.IPV6 :].hex() == REDIRECT_3
     assert redirect_relayed(redirect(tllao(), tllao()), b"")[ndp.IPV6 :].hex() == REDIRECT_3
@@ -284,6 +285,20 @@ def test_nd_093_inverse_discovery_is_rewritten_too() -> None:
     made = IPv6(relay(frame, P1)[ndp.IPV6 :])
 
     assert made[ICMPv6NDOptSrcLLAddr].lladdr == made[ICMPv6NDOptDstLLAddr].lladdr == P1.hex(":")
+
+
+def test_nd_094_other_protocols_keep_their_link_layer_addresses() -> None:
+    """A DHCPv6 client identifies itself by one: that is no message that anybody rewrites."""
+    client = bytes.fromhex("01000001") + bytes.fromhex("0001000a") + b"\0\3\0\1" + mac(10)
+    frame = framed(IPv6(src="fe80::a", dst="ff02::1:2", hlim=255) / UDP(sport=546, dport=547) / Raw(client))
+
+    assert ndp.parse(frame) is Verdict.NOT_ND
+
+
+def test_nd_096_no_proxy_signature_is_added() -> None:
+    """Secure Proxy ND (RFC 6496) is not spoken: no option comes along the way."""
+    for frame in MESSAGES:
+        assert len(relay(frame, P1, mac(1))) == len(frame)
 
 
 def test_nd_095_secured_messages_keep_their_options() -> None:
@@ -459,6 +474,7 @@ def test_an_advertisement_is_read() -> None:
         ICMPv6NDOptPrefixInfo(
             prefix="2001:db8:1::5", prefixlen=64, L=1, A=1, validlifetime=7200, preferredlifetime=600
         ),
+        ICMPv6NDOptRDNSS(dns=["2001:db8::53", "fe80::53"]),
         pvd(
             ICMPv6NDOptPrefixInfo(
                 prefix="2001:db8:2::",
@@ -487,6 +503,7 @@ def test_an_advertisement_is_read() -> None:
             rewrite.Prefix(IPv6Network("2001:db8:1::/64"), True, True, 7200, 600),
             rewrite.Prefix(IPv6Network("2001:db8:2::/56"), False, False, math.inf, math.inf),
         ),
+        name_servers=(ip("2001:db8::53"), ip("fe80::53")),
     )
 
 
