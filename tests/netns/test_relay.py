@@ -7,6 +7,7 @@ whatever Portier failed to keep from it would show.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -290,6 +291,42 @@ def test_nd_062_of_two_hosts_with_one_address_both_are_heard(link: Link) -> None
     assert sum(map(answers, taps)) < 30
     for host in link.hosts.values():
         host.ip(f"addr del {twice}/64 dev eth0")
+
+
+def test_nd_010_a_host_that_changes_segments_is_followed(lab: Lab) -> None:
+    """A host unplugged here and plugged in there, with address and link-layer address, is pinged all the
+    while, and misses little; its address is never taken for a duplicate."""
+    link = Link(lab)
+    link.advertise()
+    host, address = lab.host("host"), f"{NET}55"
+    # Each segment is a switch, so that the port there keeps its carrier.
+    for number in (1, 2):
+        switch = link.hosts[number]
+        lab.bridge(switch, "br0")
+        lab.link(host, f"eth{number}", switch, "cable", mac="02:00:5e:00:55:55")
+        lab.plug(switch, "br0", "eth0")
+        lab.plug(switch, "br0", "cable")
+        host.use_dad(f"eth{number}")
+        host.ip(f"link set eth{number} down")
+    link.start()
+
+    def settled(name: str) -> bool:
+        return host.address_state(name, address) == "valid"
+
+    host.ip("link set eth1 up")
+    host.add("eth1", f"{address}/64", dad=True)
+    wait_for(lambda: settled("eth1"), 5, "the address is usable")
+    wait_for(lambda: link.r.ping(address, timeout=1), 5, "the host answers")
+    pinging = link.r.pinging(address)
+    for here, there in (("eth1", "eth2"), ("eth2", "eth1"), ("eth1", "eth2")):
+        host.ip(f"addr flush dev {here} scope global", f"link set {here} down", f"link set {there} up")
+        host.add(there, f"{address}/64", dad=True)
+        wait_for(functools.partial(settled, there), 5, "no duplicate is seen")
+        wait_for(lambda: link.r.ping(address, timeout=1), 8, f"the host answers by {there}")
+        link.r.ping(address, 5)
+    replies, gap = pinging.stop()
+    assert replies > 20
+    assert gap < 6, "a second for DAD, three to see that it is not there any more"
 
 
 # -- DHCPv6 ------------------------------------------------------------------------------------------
