@@ -46,6 +46,9 @@ GUESTS = {
     )
 }
 EXPECTED = {
+    "autoconfigured-guests.yaml": {
+        "guests": Serves("eth0", "2001:db8:7::/64", ("wlan0", "tap1", "tap2"), live=("2001:db8:7::/64",))
+    },
     "guests.toml": GUESTS,
     "vms-and-containers.yaml": GUESTS,
     "relay-chain.yaml": {"workshop": Serves("enp1s0", "2001:db8:7::/64", ("enp2s0",), relay=True)},
