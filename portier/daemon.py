@@ -39,13 +39,13 @@ from portier.core.engine import Service as PortService
 from portier.core.mld import NOTHING_JOINED
 from portier.core.model import Bound, Config, Event, EventKind, Group, Mode
 from portier.core.outcome import Verdict
-from portier.core.plan import GroupReport, PortReport, Step
+from portier.core.plan import GroupReport, PortReport
 from portier.core.relay import RelayEngine
 from portier.core.route import RouteEngine
 from portier.errors import ConfigError, PortierError, Refused
 from portier.runtime import reconcile
 from portier.runtime.events import EventLog
-from portier.runtime.reconcile import Reconciler, Round
+from portier.runtime.reconcile import Planned, Reconciler, Round
 from portier.runtime.supervisor import GroupStatus, Supervisor
 from portier.runtime.worker import Worker
 from portier.system import logs
@@ -478,10 +478,10 @@ class Daemon:
         except ConfigError as error:
             raise Refused(str(error), EXIT_CONFIG) from error
         try:
-            steps = self._reconciler.steps(loaded.config, _PLAN)
+            planned = self._reconciler.steps(loaded.config, _PLAN)
         except TimeoutError:
             raise Refused("the daemon is too busy to plan: see `portier status`") from None
-        return {"version": 1, "steps": [str(step) for step in steps]}
+        return plan_answer(planned)
 
     def _require_file(self, config: str | None) -> None:
         """Refuse when the user names another file than the daemon's own, which alone it reads."""
@@ -680,7 +680,16 @@ def _states(of: GroupReport) -> list[str]:
 # -- without a daemon ----------------------------------------------------------------------------------
 
 
-def plan_once(config_path: Path, runtime_dir: Path) -> tuple[Step, ...]:
+def plan_answer(planned: Planned) -> dict[str, Any]:
+    """What would be done, and what is wrong then, as `portier plan` takes it."""
+    return {
+        "version": 1,
+        "steps": [str(step) for step in planned.steps],
+        "warnings": list(planned.warnings),
+    }
+
+
+def plan_once(config_path: Path, runtime_dir: Path) -> Planned:
     """The steps that a daemon started now would do.  Touches nothing; knows no hosts.  Raises `Refused` where
     a daemon runs that did not answer."""
     if holder := _holder():

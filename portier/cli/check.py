@@ -19,7 +19,18 @@ from typing import Any
 from portier import config
 from portier.cli import exits, text
 from portier.core import plan
-from portier.core.model import Answer, Config, Group, HostPattern, Live, LoopProtection, Mode, Rule
+from portier.core.model import (
+    Answer,
+    Config,
+    Group,
+    HostPattern,
+    Live,
+    LoopProtection,
+    Mode,
+    Routes,
+    Rule,
+    Scope,
+)
 from portier.core.rules import matches
 from portier.errors import ConfigError, PortierError
 from portier.system.kernel import Kernel
@@ -120,10 +131,13 @@ def _group(group: Group, columns: int) -> Iterator[str]:
     if group.isolate:
         rows.append(("isolate", "downstreams are proxied to the upstream, not to each other"))
     routes = group.routes
-    said = (
-        f"table {routes.table}, metric {routes.metric}, protocol {routes.protocol}" if routes else "none made"
-    )
-    told = ["name", "upstream", "downstream", "mode", "rules", "routes", "isolate"]
+    table = f"table {routes.table}" if routes else ""
+    if group.scope is Scope.GROUP:
+        rows.append(("scope", "packets from its ports reach its own hosts and upstream, and this host"))
+        if routes and routes.table == Routes().table:
+            table = "a table of the group's own"
+    said = f"{table}, metric {routes.metric}, protocol {routes.protocol}" if routes else "none made"
+    told = ["name", "upstream", "downstream", "mode", "rules", "routes", "isolate", "scope"]
     if group.mode is Mode.RELAY:
         rows.append(("relayed", _RELAYED))
         rows.append(("not relayed", "IPv4"))
@@ -224,11 +238,12 @@ def limit_warnings(config: Config) -> Iterator[str]:
 
 
 def separation(config: Config) -> Iterator[str]:
-    """That groups and ``isolate`` separate solicitations and not packets, and how to separate those."""
+    """That groups and ``isolate`` separate solicitations and not packets, but with `scope: group`, and how to
+    separate those."""
     lines: list[str] = []
     for group in config.groups:
-        if group.mode is Mode.RELAY:
-            continue  # the kernel forwards nothing that comes in by its ports
+        if group.mode is Mode.RELAY or group.scope is Scope.GROUP:
+            continue  # the kernel forwards nothing that comes in by its ports, or nothing across
         if group.isolate:
             lines += _crossings([group.downstream], [group.downstream], config, group, group)
         for other in config.groups:
@@ -239,7 +254,7 @@ def separation(config: Config) -> Iterator[str]:
         return
     yield (
         "Solicitations do not cross, but the kernel routes packets that a host sends to this machine on "
-        "purpose. To keep those apart too:"
+        "purpose. To keep those apart too, use `scope: group`, or:"
     )
     yield "nft add table ip6 portier"
     yield "nft add chain ip6 portier forward '{ type filter hook forward priority filter; }'"

@@ -19,7 +19,7 @@ _TIMEOUT = 60.0  # seconds; the daemon loads the configuration in a process of i
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the steps; 0 none, 2 some."""
+    """Print the steps, and to stderr what is wrong about the groups; 0 no steps, 2 some."""
     try:
         client = ControlClient(options.runtime_dir, _TIMEOUT)
         plan: dict[str, Any] = client.post("/v1/plan", **named_file(options))
@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         for step in plan["steps"]:
             print(step)
+        for warning in plan["warnings"]:
+            complain("plan", f"warning: {warning}")
         if not plan["daemon"]:
             complain("plan", "no daemon runs: this is planned without the hosts it would have learned")
         if not plan["steps"]:
@@ -43,9 +45,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _alone(options: argparse.Namespace) -> dict[str, Any]:
-    from portier.daemon import plan_once  # noqa: PLC0415  (netlink and all: not needed where the daemon answers)
+    from portier.daemon import plan_answer, plan_once  # noqa: PLC0415  (netlink and all: not needed where the daemon answers)
 
-    return {
-        "version": 1,
-        "steps": [str(step) for step in plan_once(options.config, options.runtime_dir)],
-    }
+    return plan_answer(plan_once(options.config, options.runtime_dir))

@@ -217,6 +217,13 @@ class Round(NamedTuple):
     seconds: float = 0.0
 
 
+class Planned(NamedTuple):
+    """What would be done, and what is wrong about the groups then, each with its group."""
+
+    steps: tuple[Step, ...]
+    warnings: tuple[str, ...]
+
+
 class _Look(NamedTuple):
     """One look at the world, and what follows from it."""
 
@@ -280,7 +287,7 @@ class Reconciler:
         self._flag = threading.Condition()
         self._reasons: dict[str, tuple[float, float]] = {}  # -> when it was first given, when it is due
         self._asked: list[Future[Round]] = []
-        self._questions: list[tuple[Config, Future[tuple[Step, ...]]]] = []
+        self._questions: list[tuple[Config, Future[Planned]]] = []
         self._stopping = False
         self._earliest = -math.inf
         self._retry_at = math.inf
@@ -334,10 +341,10 @@ class Reconciler:
         with contextlib.suppress(TimeoutError):
             future.result(timeout)
 
-    def steps(self, config: Config, timeout: float | None = None) -> tuple[Step, ...]:
+    def steps(self, config: Config, timeout: float | None = None) -> Planned:
         """The steps that would be done now under ``config``.  Raises TimeoutError after ``timeout``
         seconds, and what looking at the kernel raises."""
-        future: Future[tuple[Step, ...]] = Future()
+        future: Future[Planned] = Future()
         with self._flag:
             if self._stopping:
                 raise PortierError(_IS_STOPPING)
@@ -485,7 +492,7 @@ class Reconciler:
 
     def _wait(
         self,
-    ) -> tuple[set[str], list[Future[Round]], list[tuple[Config, Future[tuple[Step, ...]]]]]:
+    ) -> tuple[set[str], list[Future[Round]], list[tuple[Config, Future[Planned]]]]:
         """Sleep until a round is due; returns why it is, who waits for it, and what is asked besides."""
         with self._flag:
             while (due := self._due()) > (now := self._clock()):
@@ -522,10 +529,10 @@ class Reconciler:
         self._retry_at = now + self._retry_after
         self._retry_after = min(self._retry_after * 2, _RETRY_MOST)
 
-    def _answer(self, questions: list[tuple[Config, Future[tuple[Step, ...]]]]) -> None:
+    def _answer(self, questions: list[tuple[Config, Future[Planned]]]) -> None:
         for config, future in questions:
             try:
-                future.set_result(self._look(plan.keep(config, self._memory)).steps)
+                future.set_result(_planned(self._look(plan.keep(config, self._memory))))
             except Exception as error:  # noqa: BLE001  (the one who asked gets it)
                 future.set_exception(error)
 
@@ -815,11 +822,14 @@ def _numbers(config: Config | None, recorded: Recorded) -> frozenset[int]:
     return frozenset({plan.PROTOCOL} | used | made | {route.protocol for route in recorded.table_routes})
 
 
-def once(
-    config: Config | None, kernel: Kernel, record: Record, clock: Callable[[], float]
-) -> tuple[Step, ...]:
+def _planned(look: _Look) -> Planned:
+    warnings = (f"group {of.group.name}: {warning}" for of in look.report.groups for warning in of.warnings)
+    return Planned(look.steps, tuple(warnings))
+
+
+def once(config: Config | None, kernel: Kernel, record: Record, clock: Callable[[], float]) -> Planned:
     """The steps towards ``config`` from where nothing of Portier runs, touching nothing."""
-    return _alone(kernel, record, clock)._look(config).steps  # noqa: SLF001
+    return _planned(_alone(kernel, record, clock)._look(config))  # noqa: SLF001
 
 
 def undo(kernel: Kernel, record: Record, clock: Callable[[], float]) -> Round:

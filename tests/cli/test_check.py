@@ -149,6 +149,16 @@ def test_separation_is_told(portier: Portier, tmp_path: Path) -> None:
     assert "name those interfaces in a rule of your own" in done.stdout
 
 
+def test_scope_group_needs_no_separation(portier: Portier, tmp_path: Path) -> None:
+    """What comes from the ports of a group with a table of its own stays within it; what comes from others'
+    does not."""
+    text = TWO_GROUPS.replace("isolate: true", "isolate: true, scope: group")
+    done = portier("check", "-c", str(written(tmp_path, text)))
+    assert "a table of the group's own" in done.stdout
+    assert 'iifname { "red-*" }' not in done.stdout
+    assert 'oifname { "red-*" }' in done.stdout
+
+
 def test_separation_spares_the_upstream(tmp_path: Path) -> None:
     """Traffic between a group's upstream and its downstreams is never cut, however wide the globs are."""
     text = "version: 1\ngroups:\n  a: {upstream: eth0, downstream: ['e*', '!ethx', 'tap*'], isolate: true}\n"

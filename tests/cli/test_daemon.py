@@ -187,7 +187,7 @@ def test_the_file_is_sent_only_when_named(tmp_path: Path, portier: Portier) -> N
 
     def answer(config: str | None = None) -> dict[str, Any]:
         asked.append(config)
-        return {"ok": True, "steps": [], "errors": []}
+        return {"ok": True, "steps": [], "warnings": [], "errors": []}
 
     with ControlServer(
         tmp_path / "run" / SOCKET_NAME, {("POST", "/v1/plan"): answer, ("POST", "/v1/reload"): answer}

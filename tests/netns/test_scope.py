@@ -310,3 +310,73 @@ def test_next_start_after_a_kill(lab: Lab, config: str) -> None:
         wait_for(lambda: not ours(scene.p), 5, "removed")
     assert portier.stop() == 0
     assert_same(before, kernel_state(scene.p))
+
+
+def test_both_families(lab: Lab) -> None:
+    """IPv4 is limited by the same tables where the rules name it: by its own uplink, to its own group."""
+    scene = two_uplinks(lab)
+    p = scene.p
+    nets = {"blue": "192.0.2", "red": "198.51.100"}
+    world = "203.0.113.1"
+    for group, net in nets.items():
+        router, uplink = scene.routers[group], UPLINKS[group]
+        router.ip(f"address add {net}.1/24 dev eth0")
+        router.ip(f"address add {world}/32 dev lo")
+        p.ip(f"address add {net}.2/24 dev {uplink}")
+        p.ip(f"route add default via {net}.1 dev {uplink} metric {10 if group == 'blue' else 20}")
+        for number in (1, 2):
+            guest = scene.guests[group, number]
+            guest.ip(f"address add {net}.1{number}/32 dev eth0")
+            guest.ip(f"route add default via {net}.2 dev eth0 onlink")
+    config = CONFIG
+    for group, net in nets.items():
+        config = config.replace(f'["{NETS[group]}/64"]', f'["{NETS[group]}/64", {net}.0/24]')
+    before = p.ip_json("-4 rule show"), p.ip_json("-4 route show table all")
+    portier = scene.start(config)
+
+    def reaches(source: Host, target: str) -> bool:
+        command = ["ping", "-4", "-n", "-c", "3", "-i", "0.3", "-W", "1", target]
+        return source.run(command, check=False).returncode == 0
+
+    for group, net in nets.items():
+        other = nets["red" if group == "blue" else "blue"]
+        for number in (1, 2):
+            assert reaches(scene.routers[group], f"{net}.1{number}")
+            assert reaches(p, f"{net}.1{number}")
+        guest = scene.guests[group, 1]
+        for target in (world, f"{net}.1", f"{net}.12", f"{net}.2", f"{other}.2"):
+            assert reaches(guest, target), target
+        for target in (f"{other}.11", f"{other}.1"):
+            assert not reaches(guest, target), target
+        table = scene.table(portier, group)
+        hosts = {route["dst"]: route["dev"] for route in p.ip_json(f"-4 route show table {table}")}
+        assert hosts[f"{net}.11"] == f"{group}-1"
+        assert hosts["default"] == UPLINKS[group]
+    assert portier.stop() == 0
+    assert (p.ip_json("-4 rule show"), p.ip_json("-4 route show table all")) == before
+
+
+def test_host_routes_in_a_table_of_the_users(lab: Lab) -> None:
+    """`routes: {table: N}`: as good as main where a rule leads there, for the host itself, for what is
+    routed, and for `routed`, which looks there; without a rule that is told."""
+    scene = two_uplinks(lab)
+    p = scene.p
+    config = CONFIG.replace("{scope: group}", "{routes: {table: 100}}")
+    config = config.replace(
+        '["2001:db8:a::/64"]', '["2001:db8:a::/64", {allow: "2001:db8:c::/64", answer: routed}]'
+    )
+    portier = scene.start(config)
+    assert "leads to table 100" in portier.cli("status").stdout
+    assert "leads to table 100" in portier.cli("plan").stderr
+    assert "leads to table 100" in portier.cli("check").stdout
+    p.ip("-6 rule add lookup 100 priority 2000")
+    wait_for(lambda: "leads to table 100" not in portier.cli("status").stdout, 5, "a rule leads there")
+    via = scene.guests["blue", 1].link_local("eth0")
+    p.ip(f"-6 route add 2001:db8:c::5/128 via {via} dev blue-1 table 100")
+    scene.guests["blue", 1].add("lo", "2001:db8:c::5/128")
+    scene.routers["blue"].ip("-6 route add 2001:db8:c::/64 dev eth0")
+    for target in (address("blue"), "2001:db8:c::5"):
+        assert scene.routers["blue"].ping(target, count=10, interval=0.2, timeout=2).received, target
+    assert p.ping(address("blue"))
+    hosts = {route["dst"]: route["dev"] for route in p.routes("proto 135 table 100")}
+    assert hosts == {address("blue"): "blue-1"}

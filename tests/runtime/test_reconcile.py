@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portier.core.model import Config, Event, EventKind, Group, HostRoute, PolicyRule, Routes, Rule, Snapshot
-from portier.core.plan import Step
 from portier.errors import ConfigError, KernelError, PortierError, Problem
 from portier.runtime import reconcile
-from portier.runtime.reconcile import Reconciler, Round
+from portier.runtime.reconcile import Planned, Reconciler, Round
 from tests.fakes import FakeClock, FakeKernel, FakeRecord, FakeWorkers
 
 GUESTS = Group(name="guests", upstream=("eth0",), downstream=("tap-*",))
@@ -519,7 +518,7 @@ def test_undo_alone(world: World) -> None:
     before = picture(world.kernel)
     world.round()
     world.workers.learn("2001:db8:7::5", world.kernel.index("tap-3"))
-    steps = reconcile.once(Config(groups=(GUESTS,)), world.kernel, world.record, world.clock)
+    steps = reconcile.once(Config(groups=(GUESTS,)), world.kernel, world.record, world.clock).steps
     assert [str(step) for step in steps] == [
         "+ worker guests: upstream eth0, downstream tap-3",
         "- route 2001:db8:7::5/128 dev tap-3",
@@ -786,7 +785,7 @@ def test_loop_reacts_reloads_plans_and_stops(live: World) -> None:
     live.disk.config = Config(groups=(GUESTS, Group(name="lab", downstream=("lab0",))))
     assert live.reconciler.settings.generation == 1
     live.kernel.add_link("lab0")
-    steps = live.reconciler.steps(live.disk.config, 20)
+    steps = live.reconciler.steps(live.disk.config, 20).steps
     assert "+ worker lab: downstream lab0" in map(str, steps)
     assert "lab" not in live.workers.bounds
     live.disk.text = "2"
@@ -858,11 +857,11 @@ def test_who_asks_while_it_stops_is_answered(world: World) -> None:
     who was just being served, nor who asks after."""
     reconciler = world.reconciler
     asked = reconciler.ask_reload()
-    question: Future[tuple[Step, ...]] = Future()
+    question: Future[Planned] = Future()
     reconciler._questions.append((world.disk.config, question))
     inner = reconciler._wait
 
-    def wait() -> tuple[set[str], list[Future[Round]], list[tuple[Config, Future[tuple[Step, ...]]]]]:
+    def wait() -> tuple[set[str], list[Future[Round]], list[tuple[Config, Future[Planned]]]]:
         served = inner()
         reconciler._stopping = True
         return served
