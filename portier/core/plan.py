@@ -137,6 +137,7 @@ class _Binding(NamedTuple):
     heard: Mapping[str, frozenset[IPv6Network]]
     links: _Links
     reports: tuple[GroupReport, ...]
+    versions: Mapping[str, frozenset[int]]  # of IP that a group has rules for
     claims: Mapping[int, str]
     bounds: Sequence[Bound]
     rules: frozenset[PolicyRule]
@@ -685,6 +686,7 @@ def _bind(
         heard=heard,
         links=links,
         reports=tuple(reports),
+        versions={name: kept.facts.versions for name, kept in groups.items()},
         claims=claims,
         bounds=bounds,
         rules=frozenset(rules),
@@ -1207,9 +1209,7 @@ class _Settings:
         return current
 
     def _needed(self, config: Config, binding: _Binding) -> dict[str, str]:
-        names = [
-            port.name for bound in binding.bounds if bound.group.mode is Mode.ROUTE for port in bound.ports
-        ]
+        names = [port.name for port in self._routing(binding, 6)]
         if not names:
             return {}
         by_name = self.links.by_name
@@ -1233,16 +1233,17 @@ class _Settings:
         needed[FORWARDING] = "1"
         return needed
 
+    @staticmethod
+    def _routing(binding: _Binding, version: int) -> Iterable[Port]:
+        """The ports between which the kernel is to route packets of that version of IP."""
+        for bound in binding.bounds:
+            if bound.group.mode is Mode.ROUTE and version in binding.versions[bound.group.name]:
+                yield from bound.ports
+
     def _needed4(self, binding: _Binding) -> dict[str, str]:
         """IPv4 forwards what comes in by an interface if that one's own switch is on, so nothing else need
         become a router; net.ipv4.ip_forward would overwrite all of them and turn redirects off."""
-        groups = {of.group.name for of in binding.reports if of.ipv4}
-        names = [
-            port.name
-            for bound in binding.bounds
-            if bound.group.name in groups and bound.group.mode is Mode.ROUTE
-            for port in bound.ports
-        ]
+        names = [port.name for port in self._routing(binding, 4)]
         has = [name for name in names if self.links.by_name[name].forwarding4 is not None]
         return {_path(name, "forwarding", _CONF4): "1" for name in has}
 

@@ -182,7 +182,7 @@ class RouteHints(Protocol):
 
     def route_versions(self, family: int) -> tuple[int, Mapping[int, int]]:
         """A number that changes when anything may have changed, and one for each maker (rtm_protocol)
-        whose routes of this address family have."""
+        whose routes of this address family have; that of maker 0 when routes of any may have gone."""
 
 
 class _Routes(NamedTuple):
@@ -268,6 +268,8 @@ class _RouteReader:
             self._read_at = dict.fromkeys(PLAIN_MAKERS, now)
         else:
             stale = {maker for maker in versions if versions[maker] != self._versions.get(maker)} | own
+            if 0 in stale:
+                stale = (stale - {0}) | (self._read.others.keys() & PLAIN_MAKERS)
             rest = PLAIN_MAKERS - stale
             oldest = min(rest, key=self._read_at.__getitem__, default=0)
             if oldest and now - self._read_at[oldest] > _AGE:

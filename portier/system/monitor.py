@@ -43,6 +43,8 @@ _REASONS: Final = {
     nl.RTM_DELNETCONF: "sysctl",
 }
 _OWN: Final = frozenset({nl.RTM_NEWROUTE, nl.RTM_DELROUTE, nl.RTM_NEWRULE, nl.RTM_DELRULE})
+_FLUSHING: Final = frozenset({nl.RTM_NEWLINK, nl.RTM_DELLINK, nl.RTM_DELADDR})
+_FLAGS: Final = nl.LENGTH + 8  # ifi_flags, IFF_UP the lowest bit of it
 _FAMILY: Final = nl.LENGTH  # ifa_family, rtm_family
 _PREFIX: Final = nl.LENGTH + 1  # rtm_dst_len
 _MAKER: Final = nl.LENGTH + 5  # rtm_protocol
@@ -76,7 +78,6 @@ class Monitor:
         self._makers: Collection[int] = frozenset({PROTOCOL})
         self._epoch = 0
         self._versions: dict[int, dict[int, int]] = {socket.AF_INET: {}, socket.AF_INET6: {}}
-        self._flushes = 0
         self._socket = _open()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._run, name="portier-monitor", daemon=True)
@@ -116,12 +117,9 @@ class Monitor:
 
     def route_versions(self, family: int) -> tuple[int, Mapping[int, int]]:
         """A number that changes when any routes may have changed unnoticed, and one for each maker
-        (rtm_protocol) with every event of one of its routes of that address family, and with every event that
-        may have flushed some in silence."""
-        versions = dict(self._versions[family])
-        if family == socket.AF_INET:
-            versions |= {maker: versions.get(maker, 0) + self._flushes for maker in PLAIN_MAKERS}
-        return self._epoch, versions
+        (rtm_protocol) with every event of one of its routes of that address family.  That of maker 0 changes
+        with every event that may have taken routes of any in silence."""
+        return self._epoch, dict(self._versions[family])
 
     # -- the thread
 
@@ -176,9 +174,10 @@ class Monitor:
             reason = _REASONS.get(kind)
             if reason is None:
                 continue
-            if reason == "link" or kind == nl.RTM_DELADDR:
-                # IPv4 routes go with their link, or with its last address, and no event tells of each.
-                self._flushes += 1
+            up = kind == nl.RTM_NEWLINK and nl.U32.unpack_from(data, _FLAGS)[0] & 1
+            if kind in _FLUSHING and not up:
+                # IPv4 routes go when their link goes down, or with its last address; no event tells of each.
+                self._versions[socket.AF_INET][0] = self._versions[socket.AF_INET].get(0, 0) + 1
             if reason == "route":
                 if data[_TYPE] != nl.RTN_UNICAST:
                     continue

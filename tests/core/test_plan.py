@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from portier.core.model import (
     Mode,
     PolicyRule,
     Port,
+    ProxyEntry,
     Role,
     Rule,
     Snapshot,
@@ -77,8 +78,16 @@ class World:
             for rule in (_rule(name, source="fe80::/10"), _rule(name, destination="fe80::/10")):
                 self.kernel.record.note_rule(rule)
                 self.kernel.rules.add(rule)
+        for text in ours.get("proxies", ()):
+            entry = self._proxy(text)
+            self.kernel.record.note_proxy(entry)
+            self.kernel.proxies.add(entry)
         for path, (found, made) in ours.get("sysctls", {}).items():
             self.kernel.record.note_sysctl(path, found, made)
+        self.kernel.proxies |= {
+            self._proxy(text)._replace(protocol=0) for text in document.get("proxies", ())
+        }
+        self.kernel.proxies -= {self._proxy(text) for text in document.get("flushed", ())}
         self.kernel.host_routes += [self._host_route(text) for text in document.get("foreign", ())]
         for text in document.get("learned", ()):
             self.workers.learn(text.split()[0], self.kernel.index(text.split()[2]))
@@ -119,9 +128,13 @@ class World:
         for text in without:
             kernel.remove_address(name, text)
 
+    def _proxy(self, text: str) -> ProxyEntry:
+        address, _, name = text.split()
+        return ProxyEntry(ip_address(address).packed, self.kernel.index(name), 135)
+
     def _host_route(self, text: str) -> HostRoute:
         address, _, name = text.split()
-        return HostRoute(IPv6Address(address).packed, self.kernel.index(name), 254, 4389, 135)
+        return HostRoute(ip_address(address).packed, self.kernel.index(name), 254, 4389, 135)
 
 
 def _rule(name: str, source: str = "", destination: str = "") -> PolicyRule:

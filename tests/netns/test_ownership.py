@@ -24,7 +24,7 @@ def kernel_state(host: Host) -> dict[str, Any]:
     return {
         "routes": sorted(json.dumps(route, sort_keys=True) for route in routes),
         "rules": sorted(json.dumps(rule, sort_keys=True) for rule in host.rules()),
-        "proxies": sorted(json.dumps(entry, sort_keys=True) for entry in host.ip_json("-6 neigh show proxy")),
+        "proxies": sorted(json.dumps(entry, sort_keys=True) for entry in host.ip_json("neigh show proxy")),
         "links": {
             link["ifname"]: [link["flags"], link.get("allmulti", 0), link.get("promiscuity", 0)]
             for link in host.ip_json("-details link show")
@@ -100,6 +100,36 @@ def test_interfaces_get_their_own_forwarding_back(lab: Lab, forwarding: int) -> 
         p.sysctl("net/ipv6/conf/other0/accept_ra")
         == before["sysctls"]["/proc/sys/net/ipv6/conf/other0/accept_ra"]
     )
+    assert portier.stop() == 0
+    assert_same(before, kernel_state(p))
+
+
+def number4(scene: Scene) -> None:
+    """Give everybody an IPv4 address of one subnet."""
+    for host, number in ((scene.u, 10), (scene.p, 2), (scene.guests[1], 51), (scene.guests[2], 52)):
+        host.add("eth0", f"192.0.2.{number}/24")
+
+
+@pytest.mark.parametrize("forwarding", [0, 1])
+def test_interfaces_get_their_own_ipv4_forwarding_back(lab: Lab, forwarding: int) -> None:
+    """Each port of a group with IPv4 rules forwards by its own switch; the global one, what it would
+    overwrite and the interfaces of others are never touched."""
+    scene = vps(lab)
+    p = scene.p
+    number4(scene)
+    lab.link(lab.host("x"), "eth0", p, "other0")
+    p.sysctl("net/ipv4/ip_forward", forwarding)
+    p.sysctl("net/ipv4/conf/eth0/forwarding", 1 - forwarding)
+    p.sysctl("net/ipv4/conf/other0/forwarding", 1 - forwarding)
+    before = kernel_state(p)
+    portier = scene.start(config("[192.0.2.0/24]"))
+    for number in (51, 52):
+        ping = scene.u.ping(f"192.0.2.{number}")
+        assert ping, ping.output
+    during = kernel_state(p)["sysctls"]
+    changed = {path for path in during if during[path] != before["sysctls"].get(path)}
+    off = ("eth0",) if forwarding else ("tap1", "tap2")
+    assert changed == {f"/proc/sys/net/ipv4/conf/{port}/forwarding" for port in off}
     assert portier.stop() == 0
     assert_same(before, kernel_state(p))
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 
-from portier.core.model import HostRoute, KernelRoute, Link, PolicyRule, Snapshot
+from portier.core.model import HostRoute, KernelRoute, Link, PolicyRule, ProxyEntry, Snapshot
 from portier.core.outcome import RouteResult
 from portier.errors import KernelError
 
@@ -50,6 +50,12 @@ class KernelUnderTest(Protocol):
     def remove_table_route(self, route: KernelRoute) -> None:
         """Remove a route of a group's own table."""
 
+    def add_proxy(self, entry: ProxyEntry) -> None:
+        """Add a proxy entry."""
+
+    def remove_proxy(self, entry: ProxyEntry) -> None:
+        """Remove a proxy entry."""
+
     def get_sysctl(self, path: str) -> str | None:
         """Read a sysctl."""
 
@@ -62,6 +68,9 @@ class RecordUnderTest(Protocol):
 
     def routes(self) -> frozenset[HostRoute]:
         """The routes on record."""
+
+    def note_proxy(self, entry: ProxyEntry) -> None:
+        """Record a proxy entry."""
 
     def note_rule(self, rule: PolicyRule) -> None:
         """Record a rule."""
@@ -107,6 +116,9 @@ class World(Protocol):
 
     def add_host_route(self, route: HostRoute) -> None:
         """Make an on-link host route of somebody else's, whatever number it bears."""
+
+    def add_proxy(self, entry: ProxyEntry) -> None:
+        """Make a proxy entry of somebody else's, whatever number it bears."""
 
     def add_route(self, network: str, name: str, *, via: str | None = None) -> None:
         """Make a static route of somebody else's, metric 1024."""
@@ -398,6 +410,54 @@ class KernelContract:
         world.kernel.add_rule(rule("one"))
         world.remove_link("one")
         assert world.kernel.snapshot().rules == {rule("one")}
+
+    # -- proxy entries
+
+    @pytest.fixture(params=["2001:db8:7::5", "198.51.100.5"], ids=["ipv6", "ipv4"])
+    def entry(self, world: World, request: pytest.FixtureRequest) -> ProxyEntry:
+        """An entry of Portier's on a link, which is made for it."""
+        world.add_link("one")
+        return ProxyEntry(packed(request.param), world.index("one"), 135)
+
+    def test_proxy_entries(self, world: World, entry: ProxyEntry) -> None:
+        """An entry comes and goes, with everybody's shown; twice is success."""
+        world.add_link("two")
+        theirs = ProxyEntry(entry.address, world.index("two"), 4)
+        world.add_proxy(theirs)
+        world.record.note_proxy(entry)
+        for _ in range(2):
+            world.kernel.add_proxy(entry)
+            assert world.kernel.snapshot().proxies == {entry, theirs}
+        for _ in range(2):
+            world.kernel.remove_proxy(entry)
+            assert world.kernel.snapshot().proxies == {theirs}
+
+    def test_proxy_entries_of_others(self, world: World, entry: ProxyEntry) -> None:
+        """One for the same address on the same link is neither taken over nor removed."""
+        theirs = entry._replace(protocol=4)
+        world.add_proxy(theirs)
+        world.record.note_proxy(entry)
+        with pytest.raises(KernelError, match="somebody else's"):
+            world.kernel.add_proxy(entry)
+        world.kernel.remove_proxy(entry)
+        assert world.kernel.snapshot().proxies == {theirs}
+
+    def test_proxy_entries_not_on_record(self, world: World, entry: ProxyEntry) -> None:
+        """An entry that looks like Portier's and is not on record stays."""
+        world.add_proxy(entry)
+        world.kernel.remove_proxy(entry)
+        assert world.kernel.snapshot().proxies == {entry}
+
+    def test_proxy_entries_go_with_their_link(self, world: World, entry: ProxyEntry) -> None:
+        """Down is enough; removing what is gone is success, adding where nothing is is not."""
+        world.record.note_proxy(entry)
+        world.kernel.add_proxy(entry)
+        world.set_link("one", up=False)
+        assert world.kernel.snapshot().proxies == frozenset()
+        world.kernel.remove_proxy(entry)
+        world.remove_link("one")
+        with pytest.raises(KernelError, match="add proxy"):
+            world.kernel.add_proxy(entry)
 
     # -- sysctls
 

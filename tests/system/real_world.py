@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
-from portier.core.model import HostRoute
+from portier.core.model import HostRoute, ProxyEntry
 from portier.system.kernel import Kernel
 from portier.system.monitor import Monitor
 from portier.system.record import Record
@@ -63,6 +63,11 @@ class RealWorld:
         address, name = ip_address(route.address), socket.if_indextoname(route.ifindex)
         numbers = f"table {route.table} metric {route.metric} protocol {route.protocol}"
         ip(f"-{address.version} route append {address} dev {name} {numbers}")
+
+    def add_proxy(self, entry: ProxyEntry) -> None:
+        """Make a proxy entry."""
+        name = socket.if_indextoname(entry.ifindex)
+        ip(f"neigh add proxy {ip_address(entry.address)} dev {name} protocol {entry.protocol}")
 
     def add_route(self, network: str, name: str, *, via: str | None = None) -> None:
         """Make a static route."""

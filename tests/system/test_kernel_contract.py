@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from portier.core.model import HostRoute
+from portier.core.model import HostRoute, ProxyEntry
 from tests.fakes import FakeKernel, FakeRecord
 from tests.system.kernel_contract import KernelContract
 from tests.system.real_world import RealWorld, real_world
@@ -51,6 +51,10 @@ class FakeWorld:
     def add_host_route(self, route: HostRoute) -> None:
         """Make a route."""
         self.kernel.host_routes.append(route)
+
+    def add_proxy(self, entry: ProxyEntry) -> None:
+        """Make a proxy entry."""
+        self.kernel.proxies.add(entry)
 
     def add_route(self, network: str, name: str, *, via: str | None = None) -> None:
         """Make a static route."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from portier.core.model import HostRoute, KernelRoute, PolicyRule
+from portier.core.model import HostRoute, KernelRoute, PolicyRule, ProxyEntry
 from portier.errors import Refused
 from portier.system import record as record_module
 from portier.system.record import Record
@@ -38,7 +38,7 @@ def where(directory: Path) -> Path:
 
 def contents(record: Record) -> tuple[object, ...]:
     """All that is on record."""
-    return record.routes(), record.table_routes(), record.rules(), record.sysctls()
+    return record.routes(), record.table_routes(), record.rules(), record.sysctls(), record.proxies()
 
 
 def test_what_is_noted_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -55,6 +55,10 @@ def test_what_is_noted_is_there_after_a_restart(tmp_path: Path) -> None:
     record.forget_table_route(ON_LINK._replace(metric=1))
     record.note_sysctl(SYSCTL, "1", "2")
     record.note_sysctl("net/ipv4/ip_local_port_range", "32768\t60999", "1024\t\\n65535")
+    entries = [ProxyEntry(bytes([192, 0, 2, 5]), 3, 135), ProxyEntry(bytes(15) + b"\5", 4, 135)]
+    for entry in entries:
+        record.note_proxy(entry)
+    record.forget_proxy(entries[1])
     record.note_sysctl("net/gone", "0", "1")
     record.forget_sysctl("net/gone")
     again = Record(tmp_path)
@@ -66,6 +70,8 @@ def test_what_is_noted_is_there_after_a_restart(tmp_path: Path) -> None:
         SYSCTL: ("1", "2"),
         "net/ipv4/ip_local_port_range": ("32768\t60999", "1024\t\\n65535"),
     }
+    assert again.proxies() == {entries[0]}
+    assert again.has_proxy(entries[0])
     assert again.has_route(route(0))
     assert not again.has_route(route(1))
     assert again.has_rule(OTHER_RULE)
@@ -90,9 +96,18 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     for cut in range(whole, len(text)):
         where(tmp_path).write_bytes(text[:cut])
         with Record(tmp_path) as record:
-            assert contents(record) == ({route(0)}, frozenset(), frozenset(), {})
+            assert contents(record) == ({route(0)}, frozenset(), frozenset(), {}, frozenset())
             record.note_route(route(1))
             assert Record(tmp_path).routes() == {route(0), route(1)}
+
+
+def test_lines_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """They knew no tables: a policy rule of theirs is one that ends in nothing."""
+    with Record(tmp_path) as record:
+        record.note_rule(RULE)
+        with where(tmp_path).open("ab") as file:
+            file.write(b"+rule\t1135\tone\tfe80::/10\t\t135\n-rule\t1135\ttwo\t\tfe80::/10\t135\n")
+        assert Record(tmp_path).rules() == {RULE, PolicyRule(1135, "one", "fe80::/10", "", 135)}
 
 
 def test_nonsense_is_passed_over(tmp_path: Path) -> None:
@@ -102,7 +117,7 @@ def test_nonsense_is_passed_over(tmp_path: Path) -> None:
         with where(tmp_path).open("ab") as file:
             file.write(b"\n\xff\xfe\t\n+route\tzz\t1\n+route\t\n+rule\t1\n+sysctl\tx\n-sysctl\n+new\tthing\n")
         record.note_route(route(1))
-        assert contents(Record(tmp_path)) == ({route(0), route(1)}, frozenset(), frozenset(), {})
+        assert contents(Record(tmp_path)) == ({route(0), route(1)}, frozenset(), frozenset(), {}, frozenset())
 
 
 @pytest.mark.parametrize("line", ["portier-record 1 another-boot cookie:1", "garbage", ""])
@@ -115,7 +130,7 @@ def test_another_boot_is_not_believed(tmp_path: Path, line: str) -> None:
     for path in left:
         path.write_text(text)
     with Record(tmp_path) as record:
-        assert contents(record) == (frozenset(), frozenset(), frozenset(), {})
+        assert contents(record) == (frozenset(), frozenset(), frozenset(), {}, frozenset())
         record.forget_route(route(0))
         assert [path.read_text() for path in left] == [text, text]
         record.note_route(route(1))
@@ -148,7 +163,7 @@ def test_namespaces_that_share_a_directory(tmp_path: Path) -> None:
 def test_reading_changes_nothing(tmp_path: Path) -> None:
     """To look at a record, nothing is written, and no directory is needed."""
     with Record(tmp_path / "none") as record:
-        assert contents(record) == (frozenset(), frozenset(), frozenset(), {})
+        assert contents(record) == (frozenset(), frozenset(), frozenset(), {}, frozenset())
     assert list(tmp_path.iterdir()) == []
     with Record(tmp_path) as record:
         record.note_route(route(0))
