@@ -88,6 +88,7 @@ class Verdict(enum.IntEnum):
     ROGUE_ROUTER = 49, "rogue-router", True  # a Router Advertisement that should not be there
     NOT_IPV6 = 50, "not-ipv6", True
     KERNEL = 51, "kernel-answers", False  # answer: kernel
+    OFFLOAD = 52, "unsupported-offload", True  # to be cut up in a way that no packet socket can carry
 
 
 class AddRoute(NamedTuple):

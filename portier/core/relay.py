@@ -70,6 +70,7 @@ _NO_PROTOCOL: Final = -1
 # virtio-net header as PACKET_VNET_HDR gives it, in the host's own byte order: flags, segmentation, header
 # length, segment size, where the checksum starts.
 _OFFLOAD: Final = Struct("=BBHHH")
+_PLAIN_START: Final = Struct("=H").pack(54)  # where the checksum of a packet without extension headers starts
 _UNFINISHED: Final = 1
 _TCP_SEGMENTS: Final = frozenset({1, 4})
 # First octet of the Ethernet destination, next header, both addresses, and the ICMPv6 type if it is one.
@@ -351,7 +352,7 @@ class RelayEngine:
         if (look := _LOOK[following]) and (look == 1 or _DISCOVERY[kind]):
             return 0
         out, header, limit, counts = flow
-        if length > limit and wire_length(buffer, length) > limit:
+        if length > limit and (buffer[6:8] != _PLAIN_START or wire_length(buffer, length) > limit):
             return 0
         buffer[10:24] = header
         counts[2] += 1  # Verdict.RELAYED: an enum costs more than the rest of the line
@@ -384,6 +385,8 @@ class RelayEngine:
         return self._outcome(verdict)
 
     def _look(self, port: _Attached, frame: bytes, now: float) -> Verdict:
+        if not frame:
+            return Verdict.OFFLOAD
         if len(frame) == ndp.IPV6:
             # The socket's filter cuts frames from outside that bear our own address down to the header.
             return Verdict.OWN_FRAME
@@ -410,6 +413,9 @@ class RelayEngine:
         protocol, at = upper(frame)
         if protocol == _NO_PROTOCOL:
             return Verdict.TRUNCATED
+        flags, segmentation, _, _, start = _OFFLOAD.unpack_from(frame)
+        if segmentation and flags & _UNFINISHED and at != ndp.VNET_HEADER + start:
+            return Verdict.OFFLOAD  # what is to be cut up lies in a tunnel, of which its header cannot tell
         if protocol == _ICMPV6:
             if at >= len(frame):
                 return Verdict.TRUNCATED

@@ -580,6 +580,25 @@ def test_a_packet_that_will_be_cut_up_is_judged_by_its_segments(size: int, fits:
         assert IPv6(out.packet[48:]).plen == 32 + size, "a segment, not the whole"
 
 
+@pytest.mark.parametrize("inner", [124, 54])
+def test_segments_in_a_tunnel_are_not_relayed(inner: int) -> None:
+    """The header that travels with a frame has no word for the tunnel, so what the kernel would make of it at
+    the other end is nothing that anybody sent."""
+    play = known()
+    play.udp(D, 0xA, "::b")
+    packet = datagram("::a", "::b", size=3000)
+    head = struct.pack("=BBHHHH", 1, 5 if inner == 54 else 4, 144, 1200, inner, 16)
+    frame = head + play.mac_of(D) + mac(0xA) + b"\x86\xdd" + packet
+    buffer = bytearray(frame)
+    assert bool(play.engine.forward(D, buffer, len(frame), play.now)) is (inner == 54)
+    assert play.receive(D, frame) is (RELAYED if inner == 54 else Verdict.OFFLOAD)
+
+
+def test_what_the_socket_cannot_hand_over_is_counted() -> None:
+    """It comes as an empty frame."""
+    assert known().receive(D, b"") is Verdict.OFFLOAD
+
+
 def test_fragments_and_extension_headers_cross_unchanged() -> None:
     """What is no Neighbor Discovery is data, first fragment or not."""
     play = known()
