@@ -54,6 +54,27 @@ class HostRoutes:
         self._wanted[new] = None
         self.effects.append(MoveRoute(old, new) if old is not None and had else AddRoute(new))
 
+    def replace(self, host: Routed, new: HostRoute | None) -> None:
+        """Give a host another route, or none, whatever the rate: what the user wants has changed.  The old
+        one stays until the new one is there."""
+        old = host.route
+        if old == new:
+            return
+        if new is not None:
+            self._wanted[new] = None
+            self.effects.append(AddRoute(new))
+        self.drop(host)
+        host.route = new
+        host.route_state = RouteState.NONE if new is None else RouteState.MISSING
+
+    def drop(self, host: Routed) -> None:
+        """The host is gone, and so is its route, unless that is somebody else's."""
+        if host.route is not None:
+            self._wanted.pop(host.route, None)
+            if host.route_state is not RouteState.FOREIGN:
+                self.effects.append(RemoveRoute(host.route))
+            host.route = None
+
     def in_place(self, host: Routed, now: float, *, again: bool = False) -> bool:
         """Whether the kernel has, or is being given, the route of a host; `again` where there is reason to
         doubt that it is still there."""

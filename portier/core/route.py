@@ -22,7 +22,6 @@ from typing import Final, NamedTuple
 from portier.core import arp, ndp
 from portier.core.announce import Announcement, Announcer, frames
 from portier.core.engine import (
-    Bucket,
     Explanation,
     KernelOracle,
     Lazy,
@@ -39,6 +38,7 @@ from portier.core.engine import (
 )
 from portier.core.family import ArpVoice, Heard, Kind, NdVoice, read
 from portier.core.groups import Groups
+from portier.core.hostroutes import HostRoutes
 from portier.core.model import (
     Announce,
     Answer,
@@ -54,7 +54,7 @@ from portier.core.model import (
     Switch,
 )
 from portier.core.neighbors import Claim, Neighbor, NeighborTable, RouteState
-from portier.core.outcome import AddRoute, Effect, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.outcome import AddRoute, Effect, MoveRoute, Outcome, RouteResult, Verdict
 from portier.core.ports import Attached, names
 from portier.core.routers import Routers
 from portier.core.rules import CompiledRule, Prefixes, RuleTable
@@ -210,8 +210,7 @@ class RouteEngine:
         self._rates = Rates()
         self._next_hops: dict[bytes, set[int]] = {}
         self._routers = Routers()
-        self._route_bucket = Bucket(0, 0)
-        self._routes: dict[HostRoute, None] = {}
+        self._routes = HostRoutes()
         self._announcer = Announcer()
         self._groups = Groups()
         self._timers: Timers[Neighbor | _Pending | _Probe | Announcement] = Timers(
@@ -281,7 +280,7 @@ class RouteEngine:
         ]
         self._behind = Prefixes(behind)
         if fresh:
-            self._route_bucket = Bucket(group.limits.route_changes, now)
+            self._routes.limit(group.limits.route_changes, now)
             self._rates.clear()
         self._plain_flags = self._flags(router=False)
         if before is not None:
@@ -334,17 +333,7 @@ class RouteEngine:
 
     def _rerule(self, entry: Neighbor) -> None:
         """Routes, flags and askers of a host may be others now."""
-        old, new = entry.route, self._route_for(entry.address, entry.ifindex)
-        if new != old:
-            entry.route = new
-            if new is not None:
-                self._routes[new] = None
-                self._effects.append(AddRoute(new))
-            if old is not None:
-                self._routes.pop(old, None)
-                if entry.route_state is not RouteState.FOREIGN:
-                    self._effects.append(RemoveRoute(old))
-            entry.route_state = RouteState.NONE if new is None else RouteState.MISSING
+        self._routes.replace(entry, self._route_for(entry.address, entry.ifindex))
         self._set_ready(entry)
 
     # -- multicast groups ----------------------------------------------------------------------------
@@ -511,7 +500,7 @@ class RouteEngine:
             return decision.verdict
         if entry is not None:
             again = entry.route_state is RouteState.FOREIGN and now >= entry.reachable
-            if not self._route_in_place(entry, now, again=again):
+            if not self._routes.in_place(entry, now, again=again):
                 return Verdict.ROUTE_LIMIT
             flags = entry.flags
         else:
@@ -755,7 +744,7 @@ class RouteEngine:
         decision = self._judge(port, target, None, now)
         entry = decision.entry
         if entry is not None and entry.ifindex != port.ifindex:
-            return Verdict.HEARD if self._route_in_place(entry, now, again=True) else Verdict.ROUTE_LIMIT
+            return Verdict.HEARD if self._routes.in_place(entry, now, again=True) else Verdict.ROUTE_LIMIT
         rule = decision.rule
         if (
             rule is None
@@ -978,7 +967,7 @@ class RouteEngine:
     def _route_asked(self, entry: Neighbor) -> bool:
         return any(
             isinstance(effect, AddRoute | MoveRoute) and effect.route == entry.route
-            for effect in self._effects
+            for effect in self._routes.effects
         )
 
     def _learn(self, seen: _Sighting, now: float, *, wanted: bool = False) -> Neighbor:
@@ -1335,7 +1324,7 @@ class RouteEngine:
                 self._announcement_due(item, now)
             else:
                 self._probe_due(item, now)
-            if self._effects:
+            if self._routes.effects:
                 break  # a route that is refused holds back what belongs to it alone
         due.close()
         if now >= self._routers.deadline:
@@ -1468,17 +1457,9 @@ class RouteEngine:
         entry = self._by_address.get(effect.route.address)
         if entry is None or entry.route != effect.route:
             return Outcome(Verdict.HEARD)
-        before = entry.route_state
-        if result is RouteResult.FAILED:
-            entry.route_state = RouteState.FAILED
-            self._routes.pop(effect.route, None)
-        elif result is RouteResult.FOREIGN:
-            entry.route_state = RouteState.FOREIGN
-            self._routes.pop(effect.route, None)
-        else:
-            entry.route_state = RouteState.INSTALLED
+        news = self._routes.settle(entry, effect.route, result)
         self._set_ready(entry)
-        if entry.route_state is not before and entry.route_state is not RouteState.INSTALLED:
+        if news:
             why = "is somebody else's" if result is RouteResult.FOREIGN else "is refused by the kernel"
             home = self._ports[entry.ifindex]
             self._event(EventKind.ROUTE, home, entry.address, f"dev {home.port.name}: its host route {why}")
@@ -1493,37 +1474,7 @@ class RouteEngine:
     def _want_route(self, entry: Neighbor, now: float, *, wanted: bool) -> None:
         """Set the route of a host that is new, or newly somewhere.  Those whom nobody waits for leave half
         of the route changes to the others."""
-        old, new = entry.route, self._route_for(entry.address, entry.ifindex)
-        if old == new:
-            return
-        had = old is not None and entry.route_state is RouteState.INSTALLED
-        entry.route = new
-        if old is not None:
-            self._routes.pop(old, None)
-        if new is None:
-            entry.route_state = RouteState.NONE
-            if old is not None and had:
-                self._effects.append(RemoveRoute(old))
-            return
-        entry.route_state = RouteState.MISSING
-        if not self._route_bucket.take(now, 0.0 if wanted else 0.5):
-            if old is not None and had:
-                self._effects.append(RemoveRoute(old))
-            return
-        self._routes[new] = None
-        self._effects.append(MoveRoute(old, new) if old is not None and had else AddRoute(new))
-
-    def _route_in_place(self, entry: Neighbor, now: float, *, again: bool = False) -> bool:
-        """Whether the kernel has, or is being given, the route of a known host; `again` where there is
-        reason to doubt that it is still there, or still somebody else's."""
-        settled = entry.route_state in {RouteState.INSTALLED, RouteState.FOREIGN}
-        if entry.route is None or (settled and not again):
-            return True
-        if not self._route_bucket.take(now):
-            return False
-        self._routes[entry.route] = None
-        self._effects.append(AddRoute(entry.route))
-        return True
+        self._routes.want(entry, self._route_for(entry.address, entry.ifindex), now, 0.0 if wanted else 0.5)
 
     # -- answers ---------------------------------------------------------------------------------------
 
@@ -1565,11 +1516,7 @@ class RouteEngine:
         return self._group_bound.group
 
     def _drop(self, entry: Neighbor) -> None:
-        if entry.route is not None:
-            self._routes.pop(entry.route, None)
-            if entry.route_state is not RouteState.FOREIGN:
-                self._effects.append(RemoveRoute(entry.route))
-            entry.route = None
+        self._routes.drop(entry)
         self._table.remove(entry)
         self._regroup_host(entry)
         entry.claim = None
@@ -1592,9 +1539,11 @@ class RouteEngine:
         )
 
     def _outcome(self, verdict: Verdict) -> Outcome:
-        outcome = Outcome(verdict, tuple(self._effects), tuple(self._sends), tuple(self._events))
-        if self._effects:
-            self._effects = []
+        effects = (*self._routes.effects, *self._effects)
+        outcome = Outcome(verdict, effects, tuple(self._sends), tuple(self._events))
+        if effects:
+            self._routes.effects.clear()
+            self._effects.clear()
         if self._sends:
             self._sends = []
         if self._events:
@@ -1644,7 +1593,7 @@ class RouteEngine:
 
     def wanted_routes(self) -> frozenset[HostRoute]:
         """The host routes that should be in the kernel."""
-        return frozenset(self._routes.copy())
+        return self._routes.wanted()
 
     def explain(self, address: bytes, ifindex: int | None, now: float) -> Explanation:
         """How a solicitation for `address` would be decided on port `ifindex`, or on the upstream, when it

@@ -1,10 +1,11 @@
 """Frames a second through `RouteEngine` alone: no sockets, no kernel, no thread.
 
 Cases: `always`; `known` (`resolve`, all hosts known); `cold` (`resolve`, each host asked for, found and
-answered: two frames a host), each with 10, 10,000 and 100,000 hosts.  Limits are raised so far that none
-bites.  What the engine says is checked while warming up, so a fast wrong answer is an error and no number.
+answered: two frames a host), each with 10, 10,000 and 100,000 hosts, of IPv6 or, with `--family 4`, of IPv4.
+Limits are raised so far that none bites.  What the engine says is checked while warming up, so a fast wrong
+answer is an error and no number.
 
-    python -m tests.bench.engine [--hosts N ...] [--seconds S] [--case NAME ...] [--profile]
+    python -m tests.bench.engine [--hosts N ...] [--seconds S] [--case NAME ...] [--family 4|6] [--profile]
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
-from ipaddress import IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from portier.core.model import Answer, Bound, Group, Limits, Port, Role, Routes, Rule, Timers
@@ -35,6 +36,11 @@ UPSTREAM_SOURCE: Final = bytes.fromhex("fe80000000000000000000000000000b")
 DOWNSTREAM_SOURCE: Final = bytes.fromhex("fe80000000000000000000000000000c")
 ROUTER: Final = bytes.fromhex("fe800000000000000000000000000001")
 PREFIX: Final = IPv6Network("2001:db8:7::/64")
+PREFIX4: Final = IPv4Network("10.0.0.0/8")
+UPSTREAM_SOURCE4: Final = bytes((10, 255, 0, 11))
+ROUTER4: Final = bytes((192, 0, 2, 1))
+REQUEST: Final = bytes.fromhex("08060001080006040001")
+REPLY: Final = bytes.fromhex("08060001080006040002")
 UNBOUNDED: Final = 10_000_000
 LIMITS: Final = Limits(
     neighbors=UNBOUNDED,
@@ -98,10 +104,26 @@ def advertisement(target: bytes) -> bytes:
     return frame(DOWNSTREAM_MAC, HOST_MAC, target, DOWNSTREAM_SOURCE, message)
 
 
-def targets(count: int) -> list[bytes]:
+def request(target: bytes) -> bytes:
+    """The upstream router's broadcast request."""
+    return b"".join((bytes(10), b"\xff" * 6, ROUTER_MAC, REQUEST, ROUTER_MAC, ROUTER4, bytes(6), target))
+
+
+def reply(target: bytes) -> bytes:
+    """The downstream host's reply to Portier."""
+    ends = (DOWNSTREAM_MAC, HOST_MAC)
+    return b"".join((bytes(10), *ends, REPLY, HOST_MAC, target, DOWNSTREAM_MAC, UPSTREAM_SOURCE4))
+
+
+ASK: Final = {6: solicitation, 4: request}
+TELL: Final = {6: advertisement, 4: reply}
+
+
+def targets(count: int, family: int) -> list[bytes]:
     """`count` addresses of the prefix in an order that no cache likes."""
-    first = int(PREFIX.network_address) + 0x1000
-    found = [(first + i).to_bytes(16, "big") for i in range(count)]
+    network = PREFIX if family == 6 else PREFIX4
+    first = int(network.network_address) + 0x1000
+    found = [(first + i).to_bytes(network.max_prefixlen // 8, "big") for i in range(count)]
     random.Random(7).shuffle(found)
     return found
 
@@ -112,7 +134,7 @@ def engine(answer: Answer, *, routes: bool) -> RouteEngine:
         name="bench",
         upstream=("up",),
         downstream=("down",),
-        rules=(Rule(prefix=PREFIX, answer=answer),),
+        rules=(Rule(prefix=PREFIX, answer=answer), Rule(prefix=PREFIX4, answer=answer)),
         routes=Routes() if routes else None,
         limits=LIMITS,
         timers=Timers(reachable=300.0),
@@ -120,7 +142,15 @@ def engine(answer: Answer, *, routes: bool) -> RouteEngine:
     bound = Bound(
         group=group,
         ports=(
-            Port(UPSTREAM, "up", Role.UPSTREAM, UPSTREAM_MAC, 1500, UPSTREAM_SOURCE),
+            Port(
+                UPSTREAM,
+                "up",
+                Role.UPSTREAM,
+                UPSTREAM_MAC,
+                1500,
+                UPSTREAM_SOURCE,
+                source4=UPSTREAM_SOURCE4,
+            ),
             Port(
                 DOWNSTREAM,
                 "down",
@@ -128,11 +158,11 @@ def engine(answer: Answer, *, routes: bool) -> RouteEngine:
                 DOWNSTREAM_MAC,
                 1500,
                 DOWNSTREAM_SOURCE,
-                prefixes=(PREFIX,),
-                on_link=(PREFIX,),
+                prefixes=(PREFIX, PREFIX4),
+                on_link=(PREFIX, PREFIX4),
             ),
         ),
-        live=(PREFIX,),
+        live=(PREFIX, PREFIX4),
     )
     made = RouteEngine(Kernel())
     made.configure(bound, RuleTable.compile(bound), time.monotonic())
@@ -155,10 +185,12 @@ def carry_out(made: RouteEngine, outcome: Outcome) -> list[tuple[int, bytes]]:
 
 
 def is_answer(sends: list[tuple[int, bytes]], target: bytes) -> bool:
-    """Whether exactly one frame goes out, an advertisement for `target` to the router."""
+    """Whether exactly one frame goes out, an answer for `target` to the router."""
     if len(sends) != 1 or sends[0][0] != UPSTREAM:
         return False
     sent = sends[0][1]
+    if len(target) == 4:
+        return sent[22:32] == REPLY and sent[38:42] == target and sent[10:16] == ROUTER_MAC
     return sent[64] == 136 and sent[72:88] == target and sent[10:16] == ROUTER_MAC
 
 
@@ -168,12 +200,12 @@ def check(right: bool, what: str, outcome: Outcome) -> None:
         raise SystemExit(f"wrong: {what}: {outcome}")
 
 
-def cold(count: int, *, routes: bool) -> tuple[RouteEngine, float, list[bytes]]:
-    """Ask for, find and answer `count` hosts.  The engine, seconds taken, and the solicitations."""
+def cold(count: int, family: int, *, routes: bool) -> tuple[RouteEngine, float]:
+    """Ask for, find and answer `count` hosts.  The engine, and the seconds taken."""
     made = engine(Answer.RESOLVE, routes=routes)
-    addresses = targets(count)
-    asked = [solicitation(target) for target in addresses]
-    found = [advertisement(target) for target in addresses]
+    addresses = targets(count, family)
+    asked = [ASK[family](target) for target in addresses]
+    found = [TELL[family](target) for target in addresses]
     receive, clock = made.receive, time.monotonic
     started = time.perf_counter()
     for i, target in enumerate(addresses):
@@ -185,14 +217,15 @@ def cold(count: int, *, routes: bool) -> tuple[RouteEngine, float, list[bytes]]:
         check(any(port == DOWNSTREAM for port, _ in carry_out(made, outcome)), "nobody was asked", outcome)
         outcome = receive(DOWNSTREAM, found[i], clock())
         check(is_answer(carry_out(made, outcome), target), "found, not answered", outcome)
-    return made, time.perf_counter() - started, asked
+    return made, time.perf_counter() - started
 
 
-def rate(made: RouteEngine, frames: list[bytes], seconds: float) -> float:
-    """Answers a second to `frames`, over and over for `seconds`."""
-    for asked in frames[:1000]:
+def rate(made: RouteEngine, addresses: list[bytes], seconds: float) -> float:
+    """Answers a second to questions for `addresses`, over and over for `seconds`."""
+    frames = [ASK[4 if len(target) == 4 else 6](target) for target in addresses]
+    for asked, target in zip(frames[:1000], addresses, strict=False):
         outcome = made.receive(UPSTREAM, asked, time.monotonic())
-        check(is_answer(carry_out(made, outcome), asked[72:88]), "not answered", outcome)
+        check(is_answer(carry_out(made, outcome), target), "not answered", outcome)
     receive, clock = made.receive, time.monotonic
     done = 0
     started = clock()
@@ -210,9 +243,9 @@ def rate(made: RouteEngine, frames: list[bytes], seconds: float) -> float:
     return done / (clock() - started)
 
 
-def always(count: int, seconds: float) -> float:
+def always(count: int, family: int, seconds: float) -> float:
     """Answers a second where every address is answered for."""
-    return rate(engine(Answer.ALWAYS, routes=True), [solicitation(t) for t in targets(count)], seconds)
+    return rate(engine(Answer.ALWAYS, routes=True), targets(count, family), seconds)
 
 
 def main() -> int:
@@ -221,9 +254,11 @@ def main() -> int:
     parser.add_argument("--hosts", type=int, nargs="+", default=[10, 10_000, 100_000])
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--case", nargs="+", choices=("always", "cold", "known"), default=None)
+    parser.add_argument("--family", type=int, choices=(4, 6), default=6)
     parser.add_argument("--profile", action="store_true", help="show where the time of each case goes")
     given = parser.parse_args()
     cases = given.case or ["always", "cold", "known"]
+    family = given.family
 
     def report(name: str, count: int, measure: Callable[[], float]) -> None:
         profiler = cProfile.Profile() if given.profile else None
@@ -235,21 +270,22 @@ def main() -> int:
 
     for count in given.hosts:
         if "always" in cases:
-            report("always", count, lambda count=count: always(count, given.seconds))  # type: ignore[misc]
+            report("always", count, lambda count=count: always(count, family, given.seconds))  # type: ignore[misc]
         for routes in (True, False):
             suffix = "" if routes else " no routes"
             if "cold" in cases:
                 report(
                     "cold" + suffix,
                     count,
-                    lambda count=count, routes=routes: count / cold(count, routes=routes)[1],  # type: ignore[misc]
+                    lambda count=count, routes=routes: count / cold(count, family, routes=routes)[1],  # type: ignore[misc]
                 )
             if "known" in cases:
-                made, _, frames = cold(count, routes=routes)
+                made, _ = cold(count, family, routes=routes)
+                addresses = targets(count, family)
                 report(
                     "known" + suffix,
                     count,
-                    lambda made=made, frames=frames: rate(made, frames, given.seconds),  # type: ignore[misc]
+                    lambda made=made, addresses=addresses: rate(made, addresses, given.seconds),  # type: ignore[misc]
                 )
     return 0
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from portier.core import ndp
-from portier.core.model import Advertisement, Announce, Limits, Routes, Switch
+from portier.core.model import Announce, Limits
 from portier.core.outcome import RouteResult
 from tests.core.playbook import D, E, Playbook, Stage, U, ip, mac, port
 
@@ -167,20 +166,3 @@ def test_announce_solicit_asks_the_router_for_its_own_address() -> None:
     assert (asked.message.source, asked.message.target) == (ip("::5"), ip("::1"))
     assert asked.message.link_layer == play.mac_of(U)
     assert [sent.port for sent in play.of("NEWS")] == [E]
-
-
-def test_override_governs_solicited_answers_only() -> None:
-    """News stay O=0, corrections O=1."""
-    if Stage.family == 4:
-        pytest.skip("ARP has no flags")
-    play = Playbook(advertisement=Advertisement(override=Switch.ON, router=Switch.ON))
-    play.ns(D, "::5", "::1", 5)
-    play.pass_time(1)
-    assert play.of("NEWS", U)[0].message.flags == ndp.R_FLAG
-    play.ns(E, "::5", "::1", 5)
-    play.pass_time(0)
-    assert play.told(D)[0].message.flags == ndp.R_FLAG | ndp.O_FLAG
-    play.group = replace(play.group, advertisement=Advertisement(override=Switch.OFF), routes=Routes())
-    play.configure()
-    play.pass_time(1)
-    assert play.told(D)[0].message.flags == ndp.O_FLAG

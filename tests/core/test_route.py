@@ -298,6 +298,22 @@ def test_source_and_link_layer_address_are_as_configured() -> None:
         assert message.ether_source == play.mac_of(U)
 
 
+@nd_only
+def test_override_governs_solicited_answers_only() -> None:
+    """News stay O=0, corrections O=1."""
+    play = Playbook(advertisement=Advertisement(override=Switch.ON, router=Switch.ON))
+    play.ns(D, "::5", "::1", 5)
+    play.pass_time(1)
+    assert play.of("NEWS", U)[0].message.flags == ndp.R_FLAG
+    play.ns(E, "::5", "::1", 5)
+    play.pass_time(0)
+    assert play.told(D)[0].message.flags == ndp.R_FLAG | ndp.O_FLAG
+    play.group = replace(play.group, advertisement=Advertisement(override=Switch.OFF), routes=Routes())
+    play.configure()
+    play.pass_time(1)
+    assert play.told(D)[0].message.flags == ndp.O_FLAG
+
+
 # -- always, routed ---------------------------------------------------------------------------------------
 
 ALWAYS = (Rule(prefix=LAN, answer=Answer.ALWAYS),)
