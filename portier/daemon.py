@@ -36,6 +36,7 @@ from typing import Any, Final
 from portier import config as configuration
 from portier.core.engine import KernelOracle, RouterInfo, Standing, link_local
 from portier.core.engine import Service as PortService
+from portier.core.loops import Memory
 from portier.core.mld import NOTHING_JOINED
 from portier.core.model import Bound, Config, Event, EventKind, Group, Mode
 from portier.core.outcome import Verdict
@@ -111,6 +112,7 @@ class Daemon:
         self._refreshed = -math.inf
         self._round_seen = 0
         self._applied = 0  # generation of the configuration
+        self._heard: dict[str, Memory] = {}  # what hold-downs follow from, by group: outlives its worker
         self._news = False  # from an engine, of what may degrade the daemon without a round
 
     # -- life ----------------------------------------------------------------------------------------
@@ -284,12 +286,17 @@ class Daemon:
 
     def _make_worker(self, bound: Bound, crashed: Callable[[Exception], None]) -> Worker:
         relays = bound.group.mode is Mode.RELAY
+        heard = self._heard.setdefault(bound.group.name, {}) if relays else {}
+
+        def make_relay(_kernel: KernelOracle) -> RelayEngine:
+            return RelayEngine(random.random, heard)
+
         return Worker(
             bound.group.name,
             open_port=functools.partial(PacketPort, data=relays),
             open_kernel=self._open_kernel,
             open_memberships=Memberships,
-            make_engine=_make_relay if relays else RouteEngine,
+            make_engine=make_relay if relays else RouteEngine,
             on_event=self._hear,
             wake=self._wake,
             crashed=crashed,
@@ -597,11 +604,6 @@ class Daemon:
                 f"ports {', '.join(ports) or 'none'}; {group['neighbors']} hosts known, "
                 f"{group['pending']} asked for; worker {group['worker']['state']}"
             )
-
-
-def _make_relay(_kernel: KernelOracle) -> RelayEngine:
-    """An engine for mode relay, which has no question for the kernel."""
-    return RelayEngine(random.random)
 
 
 def _port(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:

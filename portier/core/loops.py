@@ -57,7 +57,7 @@ class Offence(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Heard:
+class Heard:
     """What was heard on a port last: an advertisement with the P bit, any at all, a packet that came back."""
 
     proxied: Offence | None = None
@@ -68,6 +68,10 @@ class _Heard:
         """When the last of it was."""
         times = [heard.at for heard in (self.proxied, self.advertised, self.looped) if heard is not None]
         return max(times, default=-math.inf)
+
+
+Memory = dict[tuple[int, bytes], Heard]
+"""What was heard on ports, by interface index and link-layer address."""
 
 
 class Gate:
@@ -137,7 +141,8 @@ class Guard:
     """The gates of one group.
 
     `random` gives numbers from 0 to 1; `send` takes frames to be sent on a port, `tell` events, and `changed`
-    is called when a port starts or ceases to take part.
+    is called when a port starts or ceases to take part.  `heard` is kept up to date, and may be given to the
+    next guard of the group.
     """
 
     def __init__(
@@ -146,6 +151,7 @@ class Guard:
         send: Callable[[int, bytes], None],
         tell: Callable[[Event], None],
         changed: Callable[[], None],
+        heard: Memory,
     ) -> None:
         self.deadline = math.inf
         self.gates: dict[int, Gate] = {}
@@ -158,7 +164,7 @@ class Guard:
         self._group = ""
         self._alone = False
         self._uplink: Gate | None = None
-        self._heard: dict[tuple[int, bytes], _Heard] = {}
+        self._heard = heard
         # The search for a router: solicitations sent, when the next one is due, and when it ends.
         self._asked = 0
         self._ask_at = math.inf
@@ -172,9 +178,9 @@ class Guard:
         self._hold_down = group.timers.hold_down
         self._group = group.name
         self._alone = not group.upstream
-        self._heard = {
-            key: heard for key, heard in self._heard.items() if now < heard.latest() + self._hold_down
-        }
+        for key, heard in list(self._heard.items()):
+            if now >= heard.latest() + self._hold_down:
+                del self._heard[key]
         before = self.gates
         self.gates = {}
         for port in ports:
@@ -318,7 +324,7 @@ class Guard:
         if not accepted and proxied and self._tied(gate, message.ether_source, now):
             return Verdict.ROGUE_ROUTER
         # Remembered where it is welcome too: should the upstream become a downstream, this counts.
-        noted = self._heard.setdefault((gate.ifindex, gate.mac), _Heard())
+        noted = self._heard.setdefault((gate.ifindex, gate.mac), Heard())
         noted.advertised = heard
         if proxied:
             noted.proxied = heard
@@ -405,7 +411,7 @@ class Guard:
             if gate.mac < mac and now < gate.seen_first + _PATIENCE:
                 return
             victim = gate
-        heard = self._heard.setdefault((victim.ifindex, victim.mac), _Heard())
+        heard = self._heard.setdefault((victim.ifindex, victim.mac), Heard())
         what = f"a loop: relayed packets come back on {gate.name} from {mac_text(mac)}"
         heard.looped = Offence(now, address, mac, what)
         self._judge(victim, now)

@@ -33,7 +33,7 @@ from portier.core.engine import (
     text,
 )
 from portier.core.hostroutes import HostRoutes
-from portier.core.loops import Echoes, Gate, Guard
+from portier.core.loops import Echoes, Gate, Guard, Memory
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Network, Port, Role
 from portier.core.ndp import Message
 from portier.core.neighbors import RouteState, Shares
@@ -236,11 +236,12 @@ def _names(ports: Iterable[_Attached]) -> str:
 class RelayEngine:
     """The decisions of one group in mode `relay`.
 
-    `random` gives numbers from 0 to 1, for delays.  Not for more than one thread, but for the methods that
+    `random` gives numbers from 0 to 1, for delays.  `heard` is what hold-downs follow from; it outlives the
+    engine, as they must.  Not for more than one thread, but for the methods that
     say they copy.
     """
 
-    def __init__(self, random: Callable[[], float]) -> None:
+    def __init__(self, random: Callable[[], float], heard: Memory) -> None:
         self._bound: Bound | None = None
         self._ports: dict[int, _Attached] = {}
         self._macs: frozenset[bytes] = frozenset()
@@ -266,7 +267,7 @@ class RelayEngine:
         )
         self._sends: list[tuple[int, bytes]] = []
         self._events: list[Event] = []
-        self._guard = Guard(random, self._send, self._tell, self._gates_changed)
+        self._guard = Guard(random, self._send, self._tell, self._gates_changed, heard)
 
     # -- configuration -----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from portier.core import ndp
+from portier.core.loops import Memory
 from portier.core.model import Bound, EventKind, Group, HostRoute, LoopProtection, Port
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
 from portier.core.relay import RelayEngine
@@ -62,7 +63,8 @@ class RelayBook:
 
     def __init__(self, *, ports: tuple[Port, ...] = (), random: float = 0.5, **group: Any) -> None:
         self.chance = random
-        self.engine = RelayEngine(lambda: self.chance)
+        self.heard: Memory = {}
+        self.engine = RelayEngine(lambda: self.chance, self.heard)
         self.now = 1000.0
         self.sent: list[Out] = []
         self.events: list[tuple[EventKind, str]] = []
@@ -83,6 +85,11 @@ class RelayBook:
         self.group = changes.pop("group", self.group)
         bound = Bound(group=self.group, ports=self.ports, live=(LAN,), **changes)
         self._carry_out(self.engine.configure(bound, RuleTable(()), self.now))
+
+    def crash(self) -> None:
+        """The worker is restarted: another engine, which knows what was heard on ports and nothing else."""
+        self.engine = RelayEngine(lambda: self.chance, self.heard)
+        self.configure()
 
     def receive(self, ifindex: int, frame: bytes) -> Verdict:
         """A frame arrives, or the host's own stack sends it; `sent` and `events` are what came of it."""

@@ -981,7 +981,7 @@ def test_garbage_ends_in_a_verdict_and_leaves_bounded_state(data: st.DataObject)
 @given(st.binary(max_size=200))
 def test_random_octets_end_in_a_verdict(octets: bytes) -> None:
     """From nothing to two hundred of them."""
-    engine = RelayEngine(lambda: 0.0)
+    engine = RelayEngine(lambda: 0.0, {})
     play = RelayBook()
     assert engine.receive(D, octets, 0.0).verdict is Verdict.NOWHERE
     assert isinstance(play.receive(D, octets), Verdict)

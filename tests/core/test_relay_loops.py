@@ -296,6 +296,18 @@ def test_hold_down_survives_a_reload_and_a_port_that_goes_and_comes_back() -> No
     assert play.part(D) == ACTIVE
 
 
+def test_hold_down_survives_a_crash() -> None:
+    """The next engine of the group holds the port down for the rest of the time, for the same reason."""
+    play = running()
+    play.receive(D, advertised(2))
+    (before,) = (told for told in play.engine.standings(play.now) if told.ifindex == D)
+    play.now += 100
+    play.crash()
+    assert (play.part(U), play.part(D), play.part(E)) == (ACTIVE, HELD, WAITING)
+    (after,) = (told for told in play.engine.standings(play.now) if told.ifindex == D)
+    assert after == before._replace(left=before.left - 100)
+
+
 def test_lift_ends_a_hold_down() -> None:
     """Then the port waits for two P-bit advertisements, as at the start."""
     play = running()
