@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
+from ipaddress import IPv6Network
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -38,7 +39,7 @@ from portier.core.engine import KernelOracle, RouterInfo, Standing, link_local
 from portier.core.engine import Service as PortService
 from portier.core.loops import Memory
 from portier.core.mld import NOTHING_JOINED
-from portier.core.model import Bound, Config, Event, EventKind, Group, Mode
+from portier.core.model import Bound, Config, Event, EventKind, Group, Live, Mode
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, PortReport
 from portier.core.relay import RelayEngine
@@ -373,7 +374,7 @@ class Daemon:
                 f"{refused} multicast groups could not be joined ({worker.wires.joined.error}): a switch "
                 f"that snoops MLD may keep solicitations back"
             )
-        warnings += [line for router in (worker.routers if worker else ()) for line in _missed(router)]
+        warnings += [line for router in (worker.routers if worker else ()) for line in _missed(router, of)]
         return {
             "name": group.name,
             "mode": group.mode.value,
@@ -646,7 +647,7 @@ def _multicast(group: Group, worker: GroupStatus | None) -> dict[str, Any]:
     return {"use": group.multicast.value, **joined._asdict()}
 
 
-def _missed(router: RouterInfo) -> Iterator[str]:
+def _missed(router: RouterInfo, of: GroupReport) -> Iterator[str]:
     """What a router promises, and hosts behind do not get where its advertisements are relayed."""
     who = f"the router {ipaddress.ip_address(router.address)} on {router.port}"
     if router.managed or router.other:
@@ -655,6 +656,15 @@ def _missed(router: RouterInfo) -> Iterator[str]:
             f"{who} promises DHCPv6 (flag {flag}), which is not relayed in mode route: hosts behind get no "
             f"{what} by it; use mode: relay, or a DHCPv6 relay or server on the downstreams"
         )
+    allowed = [rule.prefix for rule in of.group.rules if rule.allow and isinstance(rule.prefix, IPv6Network)]
+    if any(rule.prefix is Live.UPSTREAM for rule in of.group.rules):
+        allowed += [live.prefix for live in of.live if isinstance(live.prefix, IPv6Network)]
+    for network in sorted(router.on_link):
+        if not any(network.overlaps(prefix) for prefix in allowed):
+            yield (
+                f"{who} tells hosts that {network} is theirs to use, but no rule allows it: their addresses "
+                "in it are not answered for; add `upstream` to the prefixes"
+            )
     for server in router.name_servers:
         if link_local(server):
             yield (

@@ -256,6 +256,17 @@ def test_a_promise_of_dhcpv6_is_a_warning(lab: Lab) -> None:
     assert "mode: relay" in warning
 
 
+def test_a_prefix_that_no_rule_allows_is_a_warning(lab: Lab) -> None:
+    """Guests would make themselves addresses at which nobody finds them."""
+    site = Site(lab)
+    site.advertise()
+    daemon = site.start(config('["2001:db8:7::/64"]', extra=SETTINGS))
+    wait_for(lambda: daemon.group()["routers"], 10, "the router is heard")
+
+    (warning,) = daemon.group()["warnings"]
+    assert f"{SITE}/64 is theirs to use, but no rule allows it" in warning
+
+
 def test_prefixes_that_only_the_router_tells_are_proxied(lab: Lab) -> None:
     """The proxy itself does not heed Router Advertisements, so its kernel knows of no on-link prefix."""
     site = Site(lab)
