@@ -152,7 +152,8 @@ def test_a_link_that_is_deleted_and_made_again(scene: Scene) -> None:
     scene.supervisor.update(scene.bound())
 
     assert scene.supervisor.learned() == frozenset()
-    assert scene.resolve().target == HOST
+    assert scene.resolve().target == HOST  # which may have waited since the host was announced
+    wait_for(scene.supervisor.learned, "the host on the new link")
     assert [route.ifindex for route in scene.supervisor.learned()] == [scene.down.index]
 
 
