@@ -35,7 +35,7 @@ from types import FrameType
 from typing import Any, Final
 
 from portier import config as configuration
-from portier.core.engine import KernelOracle, RouterInfo, Standing, link_local
+from portier.core.engine import KernelOracle, KnownHost, RouterInfo, Standing, link_local
 from portier.core.engine import Service as PortService
 from portier.core.loops import Memory
 from portier.core.mld import NOTHING_JOINED
@@ -47,11 +47,13 @@ from portier.core.route import RouteEngine
 from portier.errors import ConfigError, PortierError, Refused
 from portier.runtime import reconcile
 from portier.runtime.events import EventLog
+from portier.runtime.recollection import Recollection
 from portier.runtime.reconcile import Planned, Reconciler, Round
 from portier.runtime.supervisor import GroupStatus, Supervisor
 from portier.runtime.worker import Worker
 from portier.system import logs
 from portier.system.control import SOCKET_NAME, ControlServer, group_id
+from portier.system.hosts import HostFile
 from portier.system.kernel import Kernel
 from portier.system.monitor import Monitor
 from portier.system.multicast import Memberships
@@ -71,6 +73,9 @@ _SWITCH_INTERVAL: Final = 0.0002  # seconds; packet threads share the interprete
 _COLLECTIONS: Final = (50_000, 20, 1_000)
 _DESCRIPTORS: Final = 65536  # a group takes about six
 _PLACE: Final = b"\0portier"  # abstract sockets are per network namespace, as a daemon is
+_CHANGES_HOSTS: Final = frozenset({EventKind.LEARNED, EventKind.MOVED, EventKind.LOST, EventKind.LIMIT})
+_SAVE_AFTER: Final = 1.0  # seconds, so that many changes are saved at once,
+_SAVE_SHARE: Final = 50  # and that saving takes a fiftieth of a CPU at most
 _FIRST_ROUND: Final = 60.0  # seconds until readiness is told even if the first round is still busy
 _RELOAD: Final = 110.0
 _PLAN: Final = 50.0
@@ -112,6 +117,9 @@ class Daemon:
         self._refresh_at = math.inf
         self._refreshed = -math.inf
         self._round_seen = 0
+        self._recollection = Recollection((), time.monotonic)
+        self._save_at = math.inf
+        self._saved = -math.inf  # until when saving again would take too much
         self._applied = 0  # generation of the configuration
         self._heard: dict[str, Memory] = {}  # what hold-downs follow from, by group: outlives its worker
         self._news = False  # from an engine, of what may degrade the daemon without a round
@@ -137,6 +145,8 @@ class Daemon:
             stack.enter_context(_hold_place())
             make_runtime_dir(self.runtime_dir)
             self._record = stack.enter_context(Record(self.runtime_dir))
+            self._hosts = HostFile(self.runtime_dir)
+            self._recollection = Recollection(self._hosts.load(), time.monotonic)
             self._supervisor = Supervisor(self._make_worker, self._wake)
             stack.callback(self._supervisor.close)
             self._reconciler = Reconciler(
@@ -147,6 +157,7 @@ class Daemon:
                 digest=self._digest,
                 emit=self._events.emit,
                 after=self._ring,
+                recalled=self._recollection.known,
                 clock=time.monotonic,
             )
             self._reconciler.take(loaded)
@@ -161,7 +172,10 @@ class Daemon:
                 first.add_done_callback(lambda _: self._ring())
                 self._serve(first)
             finally:
-                code = self._undo()
+                try:
+                    self._save_hosts()
+                finally:
+                    code = self._undo()
             return code
 
     def _undo(self) -> int:
@@ -182,6 +196,7 @@ class Daemon:
         watchdog = self._service.watchdog
         alive_at = time.monotonic() if watchdog else math.inf
         ready_at = time.monotonic() + _FIRST_ROUND
+        waiting_until = self._recollection.until
         while True:
             now = time.monotonic()
             if ready_at < math.inf and (first.done() or now >= ready_at):
@@ -196,7 +211,12 @@ class Daemon:
                 self._refresh()
             if now >= self._events.due:
                 self._events.flush()
-            due = min(ready_at, alive_at, self._refresh_at, self._events.due)
+            if now >= self._save_at:
+                self._save_hosts()
+            if now >= waiting_until:
+                waiting_until = math.inf
+                self._wake("recalled")  # the routes of hosts that have not answered go now
+            due = min(ready_at, alive_at, self._refresh_at, self._events.due, self._save_at, waiting_until)
             timeout = None if due == math.inf else max(0.0, due - time.monotonic())
             if select.select([self._bell], [], [], timeout)[0]:
                 with contextlib.suppress(BlockingIOError):
@@ -297,6 +317,7 @@ class Daemon:
             open_port=functools.partial(PacketPort, data=relays),
             open_kernel=self._open_kernel,
             open_memberships=Memberships,
+            recollect=self._recollection.take,
             make_engine=make_relay if relays else RouteEngine,
             on_event=self._hear,
             wake=self._wake,
@@ -307,6 +328,33 @@ class Daemon:
         """Take an event of a worker's, in its thread."""
         self._news = self._news or event.kind in {EventKind.LOOP, EventKind.ROUTER}
         self._events.emit(event)
+        if event.kind in _CHANGES_HOSTS and self._save_at == math.inf:
+            self._save_at = max(time.monotonic() + _SAVE_AFTER, self._saved)
+            self._ring()
+
+    def _save_hosts(self) -> None:
+        """Keep the known hosts for the next start, those heard last first."""
+        self._save_at = math.inf
+        begin = time.monotonic()
+        running = self._supervisor.running()
+        hosts = []
+        for name, infos in self._supervisor.neighbors().items():
+            bound = running.get(name)
+            if bound is None or bound.group.mode is Mode.RELAY:
+                continue  # what is relayed needs nobody to be known
+            ports = {port.name: port for port in bound.ports}
+            hosts += [
+                (info.age, KnownHost(info.address, info.mac, port.ifindex, port.mac, port.name, name))
+                for info in infos
+                if (port := ports.get(info.port)) is not None and port.mac is not None
+            ]
+        hosts.sort()
+        try:
+            self._hosts.save(host for _, host in hosts)
+        except OSError as error:
+            log.warning("the known hosts are not saved: %s", error)
+        end = time.monotonic()
+        self._saved = end + _SAVE_SHARE * (end - begin)
 
     def _control_server(self) -> ControlServer:
         routes: dict[tuple[str, str], Callable[..., object]] = {

@@ -78,6 +78,18 @@ class RouterInfo(NamedTuple):
     name_servers: tuple[bytes, ...] = ()
 
 
+class KnownHost(NamedTuple):
+    """A host as it is remembered from one process to the next: where it was, by everything that tells whether
+    that port is still the same."""
+
+    address: bytes
+    mac: bytes
+    ifindex: int
+    port_mac: bytes
+    port: str
+    group: str
+
+
 class Explanation(NamedTuple):
     """How a solicitation would be decided: the last step is the one that did."""
 

@@ -23,6 +23,7 @@ from portier.core import ndp, rewrite
 from portier.core.engine import (
     Bucket,
     Explanation,
+    KnownHost,
     NeighborInfo,
     Rates,
     RouterInfo,
@@ -1117,6 +1118,10 @@ class RelayEngine:
         if target not in self._hosts and target not in self._own and len(target) == len(ndp.UNSPECIFIED):
             self._search(None, target, b"", now)
         return self._outcome(Verdict.HEARD)
+
+    def recall(self, _hosts: Iterable[KnownHost], _now: float, /) -> Outcome:
+        """Do without: what is relayed needs nobody to be known."""
+        return Outcome(Verdict.NOT_HANDLED)
 
     # -- bookkeeping -----------------------------------------------------------------------------------
 

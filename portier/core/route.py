@@ -15,8 +15,8 @@ the group's limits.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from portier.core import arp, ndp
@@ -24,6 +24,7 @@ from portier.core.announce import Announcement, Announcer, frames
 from portier.core.engine import (
     Explanation,
     KernelOracle,
+    KnownHost,
     Lazy,
     NeighborInfo,
     Rates,
@@ -74,6 +75,8 @@ _BEHIND: Final = 0.01
 # How many moves of one host are followed at once; then one in RetransTimer, or a link-layer address in two
 # places would be a storm of announcements.
 _MOVES: Final = 4
+# Hosts of an earlier process are asked after so often: as many as there may be route changes meanwhile.
+_RECALLS: Final = 0.1
 _NONCE: Final = 32  # octets of a nonce that are remembered
 # So that a tick over many hosts never keeps frames waiting.
 _TICK_BATCH: Final = 128
@@ -94,6 +97,16 @@ class _Decision(NamedTuple):
     entry: Neighbor | None = None
     rule: CompiledRule | None = None
     router: bool = False
+
+
+class _Recall(Timed):
+    """The hosts of an earlier process that are still to be asked."""
+
+    __slots__ = ("hosts",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hosts: deque[KnownHost] = deque()
 
 
 class _Asker(NamedTuple):
@@ -211,10 +224,12 @@ class RouteEngine:
         self._next_hops: dict[bytes, set[int]] = {}
         self._routers = Routers()
         self._routes = HostRoutes()
+        self._recall = _Recall()
         self._announcer = Announcer()
         self._groups = Groups()
-        self._timers: Timers[Neighbor | _Pending | _Probe | Announcement] = Timers(
+        self._timers: Timers[Neighbor | _Pending | _Probe | _Recall | Announcement] = Timers(
             lambda: (
+                (self._recall,),
                 self._by_address.values(),
                 self._pending.values(),
                 self._probes.values(),
@@ -767,6 +782,40 @@ class RouteEngine:
         if rule is None or not rule.allow or uplink is None or target in self._by_address:
             return Outcome(Verdict.NOT_HANDLED)
         return self._outcome(self._resolve(uplink, target, rule, self._askable(None, target, rule), b"", now))
+
+    def recall(self, hosts: Iterable[KnownHost], now: float) -> Outcome:
+        """Ask hosts that an earlier process knew, by unicast, and know them as soon as they answer; many of
+        them one after the other, in the order given."""
+        self._recall.hosts.extend(hosts)
+        self._timers.schedule(self._recall, now)
+        return Outcome(Verdict.HEARD)
+
+    def _recall_due(self, now: float) -> None:
+        limits, hosts = self._group.limits, self._recall.hosts
+        free = limits.pending // 2 - len(self._pending) - len(self._probes)  # the other half is for who asks
+        for _ in range(min(len(hosts), free, math.ceil(limits.route_changes * _RECALLS))):
+            host = hosts.popleft()
+            port, rule = self._ports.get(host.ifindex), self._rules.lookup(host.address)
+            if (
+                port is None
+                or rule is None
+                or host.address in self._by_address
+                or host.address in self._pending
+                or self._barred(port, host.address) is not None
+            ):
+                continue
+            if not port.bucket.take(now, 0.5):
+                hosts.appendleft(host)
+                break
+            if not self._unicast(port, host.address, host.mac):
+                continue
+            pending = self._pending[host.address] = _Pending(host.address, rule, host.ifindex)
+            pending.wanted = True
+            pending.tries = 1
+            pending.asked.add(host.ifindex)
+            self._timers.schedule(pending, now + self._group.timers.retransmit)
+        if hosts:
+            self._timers.schedule(self._recall, now + _RECALLS)
 
     # -- advertisements and other sightings ------------------------------------------------------------
 
@@ -1322,6 +1371,8 @@ class RouteEngine:
                 self._pending_due(item, now)
             elif isinstance(item, Announcement):
                 self._announcement_due(item, now)
+            elif isinstance(item, _Recall):
+                self._recall_due(now)
             else:
                 self._probe_due(item, now)
             if self._routes.effects:

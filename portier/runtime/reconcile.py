@@ -257,6 +257,7 @@ class Reconciler:
         digest: Callable[[], str],
         emit: Callable[[Event], None],
         after: Callable[[], None] = lambda: None,
+        recalled: Callable[[], Collection[tuple[bytes, int]]] = tuple,
         clock: Callable[[], float],
     ) -> None:
         self._open_kernel = open_kernel
@@ -267,6 +268,7 @@ class Reconciler:
         self._digest = digest
         self._emit = emit
         self._after = after
+        self._recalled = recalled
         self._clock = clock
 
         self.settings = Settings(Config())
@@ -609,7 +611,7 @@ class Reconciler:
             snapshot = shown.snapshot if shown else self._kernel.snapshot(_numbers(config, recorded), links)
             running = self._workers.running()
             after = self._workers.learned()
-            learned = after | (before & snapshot.host_routes)
+            learned = after | (before & snapshot.host_routes) | self._adopted(recorded, snapshot)
             values = {path: value for path in paths if (value := self._kernel.get_sysctl(path)) is not None}
             recorded = recorded._replace(values=values)
             want, report, memory = plan.desired(
@@ -638,6 +640,12 @@ class Reconciler:
             if isinstance(step, plan.DropRoute)
         }
         return _Look(steps, snapshot, want, report, memory, recorded, before, after, dropped, indexes)
+
+    def _adopted(self, recorded: Recorded, snapshot: Snapshot) -> frozenset[HostRoute]:
+        """The routes that a process which was killed has left to hosts that are still to be asked."""
+        recalled = self._recalled()
+        left = recorded.routes & snapshot.host_routes if recalled else ()
+        return frozenset(route for route in left if (route.address, route.ifindex) in recalled)
 
     def _note(self, look: _Look, *, final: bool) -> None:
         """Take over what a look has shown: memory, report, events, and a record that says no more than

@@ -22,13 +22,13 @@ import random
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from portier.core.engine import Explanation, KernelOracle, NeighborInfo, RouterInfo, Standing
+from portier.core.engine import Explanation, KernelOracle, KnownHost, NeighborInfo, RouterInfo, Standing
 from portier.core.mld import NOTHING_JOINED, Joined, RouterBeacon
 from portier.core.model import Bound, Event, EventKind, HostRoute, Port
 from portier.core.outcome import (
@@ -135,6 +135,9 @@ class Engine(Protocol):
     def ask(self, target: bytes, now: float) -> Outcome:
         """Look for a target on all ports."""
 
+    def recall(self, hosts: Iterable[KnownHost], now: float, /) -> Outcome:
+        """Ask hosts that an earlier process knew, before they are used; nothing in mode relay."""
+
     def explain(self, address: bytes, ifindex: int | None, now: float) -> Explanation:
         """Say how a solicitation would be decided."""
 
@@ -229,7 +232,8 @@ class Worker:
 
     `open_port` makes a socket from an interface index and its link-layer address, `open_kernel` a kernel
     handle, `open_memberships` what joins multicast groups, `make_engine` an engine that may ask the kernel
-    handle and never sees it fail; all are called in the worker's thread.
+    handle and never sees it fail, `recollect` gives the hosts that an earlier process knew on ports, each
+    once; all are called in the worker's thread.
     `on_event` is told the engine's events, `wake` that something is no longer as the reconciler left it;
     both are called from that thread and must not block.  `crashed` is called when an exception has ended
     the worker, which touches nothing any more then, and has only sockets left to close.
@@ -242,6 +246,7 @@ class Worker:
         open_port: Callable[[int, bytes], Wire],
         open_kernel: Callable[[], Kernel],
         open_memberships: Callable[[], Memberships],
+        recollect: Callable[[Bound], Sequence[KnownHost]],
         make_engine: Callable[[KernelOracle], Engine],
         on_event: Callable[[Event], None],
         wake: Callable[[str], None],
@@ -253,6 +258,7 @@ class Worker:
         self._open_port = open_port
         self._open_kernel = open_kernel
         self._open_memberships = open_memberships
+        self._recollect = recollect
         self._make_engine = make_engine
         self._on_event = on_event
         self._wake = wake
@@ -572,6 +578,8 @@ class Worker:
         self._faults = faults
         self._bound = bound
         self._carry_out(self._engine().configure(bound, rules, monotonic()))
+        if hosts := self._recollect(bound):
+            self._carry_out(self._engine().recall(hosts, monotonic()))
         self._publish()
         return self._faults
 

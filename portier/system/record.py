@@ -42,8 +42,8 @@ class Record:
     """
 
     def __init__(self, runtime_dir: Path) -> None:
-        namespace = _namespace()
-        self._boot = f"{_VERSION} {_boot()}"
+        namespace = namespace_id()
+        self._boot = f"{_VERSION} {boot_id()}"
         self._place = f"{self._boot} {namespace}"
         self._path = runtime_dir / f"{_NAME}{namespace}"
         self._lock = threading.Lock()
@@ -359,14 +359,15 @@ def _unescape(field: str) -> str:
     return "\\".join(part.replace("\\t", "\t").replace("\\n", "\n") for part in parts)
 
 
-def _boot() -> str:
+def boot_id() -> str:
+    """What tells this boot from others."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "unknown-boot"
 
 
-def _namespace() -> str:
+def namespace_id() -> str:
     """The calling thread's network namespace: by its cookie, which is never given twice in a boot, or by
     its inode, where the kernel (before 5.14) has no cookies."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:

@@ -13,7 +13,15 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from portier.core.engine import Explanation, KernelOracle, NeighborInfo, RouterInfo, Service, Standing
+from portier.core.engine import (
+    Explanation,
+    KernelOracle,
+    KnownHost,
+    NeighborInfo,
+    RouterInfo,
+    Service,
+    Standing,
+)
 from portier.core.mld import Joined
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
 from portier.core.outcome import (
@@ -291,6 +299,12 @@ class FakeEngine:
         self.threads.add(threading.current_thread().name)
         return Explanation(Verdict.NO_RULE, (f"{address!r} on {ifindex}",))
 
+    def recall(self, hosts: Iterable[KnownHost], now: float) -> Outcome:
+        assert now <= time.monotonic()
+        return Outcome(
+            Verdict.HEARD, sends=tuple((host.ifindex, b"recall " + host.address) for host in hosts)
+        )
+
     def lift(self, ifindex: int, now: float) -> Outcome:
         assert now <= time.monotonic()
         self.held.discard(ifindex)
@@ -349,6 +363,7 @@ class World:
         self.wires: list[FakeWire] = []
         self.kernels: list[FakeKernel] = []
         self.engines: list[FakeEngine] = []
+        self.recalled: list[KnownHost] = []
         self.memberships: list[FakeMemberships] = []
         self.events: list[Event] = []
         self.wakes: list[str] = []
@@ -366,6 +381,7 @@ class World:
             open_port=self._open_port,
             open_kernel=self._open_kernel,
             open_memberships=self._open_memberships,
+            recollect=lambda bound: [host for host in self.recalled if host.group == bound.group.name],
             make_engine=self._make_engine,
             on_event=self.events.append,
             wake=self.wakes.append,

@@ -34,6 +34,7 @@ class Scene:
                 open_port=PacketPort,
                 open_kernel=self._open_kernel,
                 open_memberships=FakeMemberships,
+                recollect=lambda _: (),
                 make_engine=RouteEngine,
                 on_event=self.world.events.append,
                 wake=self.world.wakes.append,
