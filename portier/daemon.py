@@ -391,7 +391,6 @@ class Daemon:
                 "age": now - settings.loaded_at,
                 "error": list(settings.refused) or None,
                 "differs": settings.differs,
-                "inactive": list(settings.config.inactive),
                 "warnings": [*map(str, settings.warnings), *report.foreign],
             },
             "groups": [self._group(of, workers.get(of.group.name)) for of in report.groups],

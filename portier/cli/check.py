@@ -102,14 +102,13 @@ def render(config: Config, files: tuple[Path, ...], warnings: list[str], columns
     for group in config.groups:
         yield ""
         yield from _group(group, columns)
-    settings = _differences(config, Config(), leave=("groups", "inactive"))
+    settings = _differences(config, Config(), leave=("groups",))
     if settings:
         yield ""
         yield from text.wrap(f"besides: {', '.join(settings)}", columns)
     for title, lines in (
         ("warnings", warnings),
         ("what separates groups and downstreams", list(separation(config))),
-        ("accepted, not active yet", list(config.inactive)),
     ):
         if lines:
             yield ""

@@ -56,7 +56,6 @@ def render(status: dict[str, Any], columns: int, waiting: list[str]) -> Iterator
     yield from _section("still to do", status["reconcile"]["pending_steps"], columns)
     yield from _section("last events", status["events"][-_EVENTS_SHOWN:], columns)
     yield from _section("warnings about the configuration", status["config"]["warnings"], columns)
-    yield from _section("accepted, not active yet", status["config"]["inactive"], columns)
 
 
 def _config(status: dict[str, Any], columns: int) -> Iterator[str]:

@@ -86,8 +86,6 @@ _IPV4_IN_RELAY = (
     "IPv4 is not relayed in mode relay (RFC 4389 is for IPv6 alone): by ARP it is proxied in mode route"
 )
 
-_INACTIVE_MULTICAST = "multicast: groups (the default) is not active yet: no solicited-node groups are joined"
-
 
 class At(NamedTuple):
     """A value together with where it came from."""
@@ -141,9 +139,6 @@ def build(root: Mapping, data: dict[str, Any], problems: list[Problem]) -> tuple
         builder.warn(whole, "no groups: nothing is proxied")
     if "listen" in metrics and metrics["listen"].data is not None:
         builder.refuse(metrics["listen"], "metrics.listen")
-    inactive = []
-    if any(group.mode is Mode.ROUTE and group.multicast is Multicast.GROUPS for group in built):
-        inactive.append(_INACTIVE_MULTICAST)
     given = {
         "watch": top.get("watch"),
         "control_group": control.get("group"),
@@ -153,7 +148,6 @@ def build(root: Mapping, data: dict[str, Any], problems: list[Problem]) -> tuple
     config = Config(
         groups=built,
         sysctls=_choice(top, "sysctls", Sysctls.MANAGE),
-        inactive=tuple(inactive),
         **{key: at.data for key, at in given.items() if at is not None},
     )
     return config, builder.warnings

@@ -197,8 +197,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The whole configuration, checked.  ``inactive`` names defaults whose behaviour is still to come,
-    as ``groups.*.announce: true``-like lines for people."""
+    """The whole configuration, checked."""
 
     groups: tuple[Group, ...] = ()
     watch: bool = True
@@ -207,7 +206,6 @@ class Config:
     log_level: str = "info"
     log_format: str = "text"
     metrics_listen: str | None = None
-    inactive: tuple[str, ...] = ()
 
 
 # -- what the kernel shows -----------------------------------------------------------------------

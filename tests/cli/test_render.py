@@ -19,7 +19,6 @@ HEALTHY: dict[str, Any] = {
         "age": 720.0,
         "error": None,
         "differs": False,
-        "inactive": [],
         "warnings": [],
     },
     "groups": [

@@ -120,6 +120,3 @@ def test_design_sample_is_understood(tmp_path: Path) -> None:
         "2001:db8:8::/64",
         "2001:db8:9::/128",
     ]
-    assert config.inactive == (
-        "multicast: groups (the default) is not active yet: no solicited-node groups are joined",
-    )

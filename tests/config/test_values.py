@@ -31,16 +31,9 @@ Loads = Callable[..., Loaded]
 
 
 def test_nothing_given(loads: Loads) -> None:
-    """A group that says nothing has the model's defaults, and the defaults not active yet are named."""
+    """A group that says nothing has the model's defaults."""
     config = loads("version: 1\ngroups: {g: {}}").config
-    assert config.groups == (Group(name="g"),)
-    assert [line.split(":")[0] for line in config.inactive] == ["multicast"]
-    assert Config(groups=config.groups, inactive=config.inactive) == config
-
-
-def test_inactive_only_where_it_matters(loads: Loads) -> None:
-    """A default that no group relies on is not named."""
-    assert loads("version: 1").config.inactive == ()
+    assert config == Config(groups=(Group(name="g"),))
 
 
 def test_everything_given(loads: Loads) -> None:

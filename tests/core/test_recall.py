@@ -53,7 +53,8 @@ def test_silence_makes_nobody_known() -> None:
     recall(play, known(D, "::5", 5), known(D, "::6", 6))
     play.na(E, "::6", 6, flags="O")
     play.pass_time(0.9)
-    assert not play.sent
+    assert not play.of("NS")
+    assert not play.of("PROBE")
     play.pass_time(5)
     assert {sent.message.target for sent in play.sent} >= {ip("::5")}
     assert play.where("::5") is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.netns.lab import Capture, Host, Lab, multicast_mac, wait_for
-from tests.netns.scenes import PROXY, UPSTREAM, Scene, config, guest, solicit
+from tests.netns.scenes import NET, PROXY, UPSTREAM, Scene, config, guest, solicit
 
 TERMINATION = 153
 
@@ -63,6 +63,30 @@ def test_nothing_passes_without_a_membership(snooping: Snooping) -> None:
     """The switch is as strict as it should be: nobody hears of an address that nobody joined for."""
     assert not snooping.passes(guest(1))
     assert not snooping.scene.u.ping(guest(1), timeout=1)
+
+
+def test_groups_draw_solicitations_for_known_hosts(snooping: Snooping) -> None:
+    """`multicast: groups`: a served single address is asked for from the start, a host as soon as it is
+    known; others are not, and what is over is left."""
+    scene = snooping.scene
+    single = guest(2)
+    portier = scene.start(config(f"[{NET}/64, {{allow: {single}}}]"))
+    wait_for(lambda: snooping.passes(single), 5, "solicitations for a single address")
+    assert scene.u.ping(single)
+    assert not snooping.passes(guest(1))
+    assert not scene.u.ping(guest(1), timeout=1)
+    assert scene.guests[1].ping(UPSTREAM), "the guest shows itself"
+    wait_for(lambda: snooping.passes(guest(1)), 5, "solicitations for a host that is known")
+    scene.u.ip("neigh flush dev eth0")
+    assert scene.u.ping(guest(1))
+    assert not snooping.passes(f"{guest(1)}:77")
+    multicast = portier.group()["multicast"]
+    assert multicast["use"] == "groups"
+    assert multicast["members"] >= 4, "two hosts on two ports"
+    assert multicast["refused"] == 0
+    assert f"{multicast['members']} groups joined" in portier.cli("status").stdout
+    portier.stop()
+    wait_for(lambda: not snooping.passes(guest(1)), 5, "left, and the switch has noticed")
 
 
 def test_router_draws_solicitations_for_the_whole_prefix(snooping: Snooping) -> None:

