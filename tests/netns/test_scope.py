@@ -313,9 +313,11 @@ def test_next_start_after_a_kill(lab: Lab, config: str) -> None:
 
 
 def test_both_families(lab: Lab) -> None:
-    """IPv4 is limited by the same tables where the rules name it: by its own uplink, to its own group."""
+    """IPv4 is limited by the same tables where the rules name it: by its own uplink, to its own group.  A
+    strict rp_filter finds the way back in them too."""
     scene = two_uplinks(lab)
     p = scene.p
+    p.sysctl("net/ipv4/conf/all/rp_filter", 1)
     nets = {"blue": "192.0.2", "red": "198.51.100"}
     world = "203.0.113.1"
     for group, net in nets.items():
