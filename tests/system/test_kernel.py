@@ -37,6 +37,11 @@ def shows(*words: str) -> str:
     return subprocess.run(["ip", "-6", *words], check=True, capture_output=True, text=True, timeout=20).stdout
 
 
+def shows_ipv4(*words: str) -> str:
+    """What ``ip -4`` says."""
+    return subprocess.run(["ip", "-4", *words], check=True, capture_output=True, text=True, timeout=20).stdout
+
+
 def routes_to(address: str) -> list[str]:
     """The lines of the routes to one host."""
     return shows("route", "show", address).splitlines()
@@ -280,6 +285,37 @@ def test_removal_spares_a_route_with_a_gateway(world: RealWorld, by_one: HostRou
     world.kernel.remove_route(by_one)
     assert routes_to(GUEST) == before
     assert world.record.routes() == frozenset()
+
+
+def test_removal_spares_an_ipv4_route_with_a_gateway(world: RealWorld) -> None:
+    """So it is in IPv4, where a gateway may be an IPv6 address too (RFC 5549)."""
+    world.add_address("one", "192.0.2.1/24")
+    for number, via in ((5, "192.0.2.9"), (6, "inet6 fe80::9")):
+        ours = HostRoute(bytes([198, 51, 100, number]), world.index("one"), 254, 4389, 135)
+        world.kernel.add_route(ours)
+        text = f"198.51.100.{number}"
+        ip(f"route del {text} dev one")
+        ip(f"route add {text} via {via} dev one metric 4389 protocol 135")
+        before = shows_ipv4("route", "show", text)
+        assert "via" in before
+        assert world.kernel.snapshot().host_routes == frozenset()
+        world.kernel.remove_route(ours)
+        assert shows_ipv4("route", "show", text) == before
+    assert world.record.routes() == frozenset()
+
+
+def test_an_ipv4_route_put_behind_another_is_used_after_it(world: RealWorld) -> None:
+    """As in IPv6 the first one there is used; a move leaves no moment with none, and ends with the new."""
+    one = HostRoute(bytes([198, 51, 100, 5]), world.index("one"), 254, 4389, 135)
+    two = one._replace(ifindex=world.index("two"))
+    world.kernel.add_route(one)
+    world.add_host_route(two._replace(protocol=4))
+    assert world.kernel.route(one.address) == one.ifindex
+    world.kernel.remove_route(one)
+    assert world.kernel.route(one.address) == two.ifindex
+    world.kernel.add_route(one._replace(metric=1))
+    assert world.kernel.move_route(one._replace(metric=1), two._replace(metric=1)) is RouteResult.ADDED
+    assert shows_ipv4("route", "show", "198.51.100.5", "metric", "1").count("198.51.100.5") == 1
 
 
 def test_what_is_not_on_record_is_not_removed(world: RealWorld, by_one: HostRoute) -> None:
