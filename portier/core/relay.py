@@ -51,7 +51,7 @@ _QUEUED_OCTETS: Final = 4 << 20
 _ERRORS_PER_SOURCE: Final = 10
 _ERRORS_PER_PORT: Final = 100
 _LEAST_MTU: Final = 1280
-_FLOWS_PER_PORT: Final = 16384
+_FLOWS_PER_PORT: Final = 32768
 # Routers and prefixes that Router Advertisements may tell of.
 _ROUTERS: Final = 16
 _PREFIXES: Final = 64
@@ -366,10 +366,10 @@ class RelayEngine:
         host.flows.clear()
 
     def _add_flow(self, port: _Attached, host: _Host, frame: bytes, flow: Flow) -> None:
-        if len(port.flows) >= _FLOWS_PER_PORT:
-            del port.flows[next(iter(port.flows))]
         key = frame[32:64]
         if key not in port.flows:
+            if len(port.flows) >= _FLOWS_PER_PORT:
+                return  # those that are there stay until they are idle: a flood of others costs them nothing
             host.flows.append((port.ifindex, key))
         port.flows[key] = flow
 

@@ -1,9 +1,10 @@
-"""Frames a second through `RouteEngine` alone: no sockets, no kernel, no thread.
+"""Frames a second through the engines alone: no sockets, no kernel, no thread.
 
 Cases: `always`; `known` (`resolve`, all hosts known); `cold` (`resolve`, each host asked for, found and
-answered: two frames a host), each with 10, 10,000 and 100,000 hosts, of IPv6 or, with `--family 4`, of IPv4.
-Limits are raised so far that none bites.  What the engine says is checked while warming up, so a fast wrong
-answer is an error and no number.
+answered: two frames a host), of IPv6 or, with `--family 4`, of IPv4; `relay` (mode relay, a packet of 512 octets
+to each host in turn, which is more flows than the engine keeps where there are 100,000); each with 10, 10,000
+and 100,000 hosts.  Limits are raised so far that none bites.  What the engine says is checked while warming
+up, so a fast wrong answer is an error and no number.
 
     python -m tests.bench.engine [--hosts N ...] [--seconds S] [--case NAME ...] [--family 4|6] [--profile]
 """
@@ -21,8 +22,21 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from portier.core.model import Answer, Bound, Group, Limits, Port, Role, Routes, Rule, Timers
+from portier.core.model import (
+    Answer,
+    Bound,
+    Group,
+    Limits,
+    LoopProtection,
+    Mode,
+    Port,
+    Role,
+    Routes,
+    Rule,
+    Timers,
+)
 from portier.core.outcome import AddRoute, MoveRoute, Outcome, RouteResult, Verdict
+from portier.core.relay import RelayEngine
 from portier.core.route import RouteEngine
 from portier.core.rules import RuleTable
 
@@ -248,16 +262,62 @@ def always(count: int, family: int, seconds: float) -> float:
     return rate(engine(Answer.ALWAYS, routes=True), targets(count, family), seconds)
 
 
+def relay(count: int, seconds: float) -> float:
+    """Packets a second to `count` neighbors, one after the other, as a worker has them sent on."""
+    made = RelayEngine(lambda: 0.0)
+    group = Group(
+        name="bench",
+        mode=Mode.RELAY,
+        loop_protection=LoopProtection.OFF,
+        limits=LIMITS,
+        timers=Timers(reachable=300.0),
+    )
+    ports = (
+        Port(UPSTREAM, "up", Role.UPSTREAM, UPSTREAM_MAC, 1500, UPSTREAM_SOURCE, on_link=(PREFIX,)),
+        Port(DOWNSTREAM, "down", Role.DOWNSTREAM, DOWNSTREAM_MAC, 1500, DOWNSTREAM_SOURCE),
+    )
+    made.configure(Bound(group=group, ports=ports, live=(PREFIX,)), RuleTable(()), time.monotonic())
+    buffer = bytearray(65600)
+    addresses = targets(count, 6)
+    packets = []
+    for target in addresses:
+        outcome = made.receive(DOWNSTREAM, advertisement(target), time.monotonic())
+        check(outcome.verdict == Verdict.HEARD, "advertisement", outcome)
+        body = bytes(464)
+        header = struct.pack(
+            "!6s6sHIHBB16s16s", UPSTREAM_MAC, ROUTER_MAC, 0x86DD, 6 << 28, len(body), 17, 64, ROUTER, target
+        )
+        packets.append(bytes(10) + header + body)
+        outcome = made.receive(UPSTREAM, packets[-1], time.monotonic())
+        check(outcome.verdict == Verdict.RELAYED and len(outcome.sends) == 1, "packet", outcome)
+    forward, receive, clock = made.forward, made.receive, time.monotonic
+    done = 0
+    started = clock()
+    end = started + seconds
+    now = started
+    while now < end:
+        for packet in packets:
+            now = clock()
+            length = len(packet)
+            buffer[:length] = packet
+            if not forward(UPSTREAM, buffer, length, now):
+                receive(UPSTREAM, bytes(buffer[:length]), now)
+            done += 1
+            if now >= end:
+                break
+    return done / (clock() - started)
+
+
 def main() -> int:
     """Run the cases and print one line each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--hosts", type=int, nargs="+", default=[10, 10_000, 100_000])
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--case", nargs="+", choices=("always", "cold", "known"), default=None)
+    parser.add_argument("--case", nargs="+", choices=("always", "cold", "known", "relay"), default=None)
     parser.add_argument("--family", type=int, choices=(4, 6), default=6)
     parser.add_argument("--profile", action="store_true", help="show where the time of each case goes")
     given = parser.parse_args()
-    cases = given.case or ["always", "cold", "known"]
+    cases = given.case or ["always", "cold", "known", "relay"]
     family = given.family
 
     def report(name: str, count: int, measure: Callable[[], float]) -> None:
@@ -271,6 +331,8 @@ def main() -> int:
     for count in given.hosts:
         if "always" in cases:
             report("always", count, lambda count=count: always(count, family, given.seconds))  # type: ignore[misc]
+        if "relay" in cases:
+            report("relay", count, lambda count=count: relay(count, given.seconds))  # type: ignore[misc]
         for routes in (True, False):
             suffix = "" if routes else " no routes"
             if "cold" in cases:

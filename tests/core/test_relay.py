@@ -902,10 +902,10 @@ def test_flows_are_bounded() -> None:
     play = known()
     packet = bytearray(datagram("2001:db8:ffff::1", "::b"))
     play.receive(U, advertised())
-    for number in range(17_000):
+    for number in range(33_000):
         packet[20:24] = number.to_bytes(4, "big")
         play.put(U, 1, bytes(packet))
-    assert len(play.engine._flows[U]) == 16384
+    assert len(play.engine._flows[U]) == 32768
 
 
 # -- reconfiguration -------------------------------------------------------------------------------
