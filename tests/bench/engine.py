@@ -1,7 +1,7 @@
 """Frames a second through the engines alone: no sockets, no kernel, no thread.
 
 Cases: `always`; `known` (`resolve`, all hosts known); `cold` (`resolve`, each host asked for, found and
-answered: two frames a host), of IPv6 or, with `--family 4`, of IPv4; `relay` (mode relay, a packet of 512 octets
+answered: two frames a host), of IPv6 or, with `--family 4`, of IPv4; `relay` (mode relay, 512 octets
 to each host in turn, which is more flows than the engine keeps where there are 100,000); each with 10, 10,000
 and 100,000 hosts.  Limits are raised so far that none bites.  What the engine says is checked while warming
 up, so a fast wrong answer is an error and no number.
