@@ -264,7 +264,7 @@ def always(count: int, family: int, seconds: float) -> float:
 
 def relay(count: int, seconds: float) -> float:
     """Packets a second to `count` neighbors, one after the other, as a worker has them sent on."""
-    made = RelayEngine(lambda: 0.0)
+    made = RelayEngine(lambda: 0.0, {})
     group = Group(
         name="bench",
         mode=Mode.RELAY,
