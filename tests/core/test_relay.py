@@ -142,6 +142,31 @@ def test_nd_062_advertisements_of_two_hosts_with_one_address_are_both_relayed() 
     assert EventKind.CONFLICT in play.kinds()
 
 
+def test_nd_062_two_hosts_with_one_address_are_not_asked_in_turn_for_ever() -> None:
+    """Each answer tells of the other host; one that was just heard is not asked for because of it."""
+    play = RelayBook()
+    asked = 0
+    for _ in range(50):
+        for index, host in ((E, 0xB), (U, 0xC)):
+            play.na(index, host, f"fe80::{index}", target="::b")
+            asked += sum(out.message.type == ndp.SOLICITATION for out in play.sent)
+    assert asked <= 2
+
+
+def test_nd_020_a_dad_probe_of_a_known_device_elsewhere_has_its_host_asked_for() -> None:
+    """It has moved, if nobody answers where it was; from the probe itself nothing is learned.  A probe from
+    another device asks nobody: the owner hears it."""
+    play = known()
+    play.dad(E, 0xC, "::a")
+    assert {out.to for out in play.sent} == {bytes.fromhex("3333ff00000a")}
+    play.now += 10
+    play.dad(E, 0xA, "::a")
+    assert (D, mac(0xA)) in {(out.port, out.to) for out in play.sent}
+    assert play.state(E, "::a") is None
+    play.pass_time(3)
+    assert play.state(D, "::a") is None
+
+
 def test_nd_053_own_addresses_are_answered_where_they_do_not_live_and_by_the_kernel_where_they_do() -> None:
     """With the receiving port's link-layer address, O=1; a DAD probe is told that the address is taken."""
     own = "2001:db8:7::100"
