@@ -348,11 +348,9 @@ def swapped(lab: Lab, scene: Scene) -> tuple[Host, Host, Callable[[Host, bool], 
     def plug(host: Host, up: bool) -> None:
         number = hosts.index(host) + 1
         port = f"s{number}"
-        switch.ip(
-            f"link set {port} down",
-            f"link set {port} master {'front' if up else 'back'}",
-            f"link set {port} up",
-        )
+        switch.ip(f"link set {port} down")
+        wait_for(lambda: not host.carrier("eth0"), 30, "no carrier")
+        switch.ip(f"link set {port} master {'front' if up else 'back'}", f"link set {port} up")
         wait_for(lambda: host.carrier("eth0"), 30, "carrier again")
         host.inject("eth0", who_has(host, guest(number), guest(number)))
 
