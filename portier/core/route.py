@@ -1181,8 +1181,8 @@ class RouteEngine:
 
     def _announcement_due(self, item: Announcement, now: float) -> None:
         told, again = self._announcer.due(item, now, self._group.timers.retransmit)
-        port = self._ports[item.ifindex]
-        if told and item.entry.ifindex in port.reaches:
+        port = self._ports.get(item.ifindex)  # None where it left in between: then nothing is told
+        if told and port is not None and item.entry.ifindex in port.reaches:
             hops = (hop for hop, ports in self._next_hops.items() if item.ifindex in ports)
             flags = ndp.R_FLAG if self._shows_router(item.entry.router) else 0
             for frame in frames(item, port, hops, flags, self._group.announce):

@@ -166,3 +166,14 @@ def test_announce_solicit_asks_the_router_for_its_own_address() -> None:
     assert (asked.message.source, asked.message.target) == (ip("::5"), ip("::1"))
     assert asked.message.link_layer == play.mac_of(U)
     assert [sent.port for sent in play.of("NEWS")] == [E]
+
+
+def test_a_port_that_leaves_is_told_nothing() -> None:
+    """What was still to be told there is forgotten, and harms nobody when its time comes."""
+    play = Playbook()
+    for number in range(1, 9):
+        play.na(D, f"::{number}", number, flags="O")  # told one after the other
+    play.ports = tuple(this for this in play.ports if this.ifindex != E)
+    play.configure()
+    play.pass_time(2.0)
+    assert E not in {sent.port for sent in play.sent}
