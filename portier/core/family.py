@@ -57,6 +57,7 @@ class Heard(NamedTuple):
     solicited: bool = False
     override: bool = False
     router: bool | None = None
+    news: bool = False
 
 
 _KINDS: Final = {
@@ -88,6 +89,7 @@ def read(frame: bytes) -> Heard | Verdict:
             bool(flags & ndp.S_FLAG),
             bool(flags & ndp.O_FLAG),
             bool(flags & ndp.R_FLAG),
+            destination == ndp.ALL_ROUTERS,
         )
     what = _KINDS.get(kind, Kind.OTHER)
     if what is Kind.SOLICITATION and source == ndp.UNSPECIFIED:

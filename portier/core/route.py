@@ -838,6 +838,8 @@ class RouteEngine:
             override=message.override,
             router=message.router,
         )
+        if message.news and target in self._probes:
+            return Verdict.HEARD  # by another proxy, of the very host that probes
         self._object(sighting)
         return self._sighted(sighting, message.ether_source, now)
 

@@ -709,6 +709,21 @@ def test_an_objection_is_passed_on_and_the_newcomer_is_not_learned() -> None:
 
 
 @nd_only
+def test_what_another_proxy_tells_routers_is_no_objection() -> None:
+    """It has learned the host that probes a moment before us, and says so where we hear it."""
+    play = Playbook()
+    play.dad(U, "::5", 5)
+    news = ndp.advertisement(
+        ndp.ALL_ROUTERS_MAC, mac(77), ip("fe80::77"), ndp.ALL_ROUTERS, ip("::5"), 0, mac(77)
+    )
+    play.receive(D, news)
+    assert not play.of("NA")
+    play.pass_time(2)
+
+    assert play.where("::5") == U
+
+
+@nd_only
 def test_nd_163_two_hosts_that_probe_at_once_both_see_the_others_probe() -> None:
     """And neither is learned."""
     play = Playbook()
