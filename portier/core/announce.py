@@ -12,7 +12,8 @@ meanwhile is not told.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from portier.core.model import Announce
@@ -28,66 +29,96 @@ _DEFENDED: Final = 1024  # addresses whose last defence is remembered
 _REACHED: Final = frozenset({RouteState.NONE, RouteState.INSTALLED, RouteState.FOREIGN})
 
 
-class Announcement(Timed):
-    """That ``entry`` is reached by way of the port ``ifindex``, to be told ``left`` times more; a
-    ``correction`` where neighbors may have another link-layer address for it.  ``paced`` says that its turn
-    on the port has been given."""
+class Announcement:
+    """That ``entry`` is reached by way of a port, to be told ``left`` times more, the next time at ``due``; a
+    ``correction`` where neighbors may have another link-layer address for it."""
 
-    __slots__ = ("correction", "entry", "ifindex", "left", "paced")
+    __slots__ = ("correction", "due", "entry", "left")
 
-    def __init__(self, entry: Neighbor, ifindex: int, *, correction: bool) -> None:
-        super().__init__()
+    def __init__(self, entry: Neighbor, *, correction: bool) -> None:
         self.entry = entry
-        self.ifindex = ifindex
         self.correction = correction
         self.left = _TIMES if correction else 1
-        self.paced = False
+        self.due = 0.0
+
+
+class Turns(Timed):
+    """What is to be told on the port ``ifindex``, by address: ``fresh`` what was not told yet, ``again`` what
+    was, in the order in which it is due; and the time from which the port is ``free`` for the next."""
+
+    __slots__ = ("again", "free", "fresh", "ifindex")
+
+    def __init__(self, ifindex: int) -> None:
+        super().__init__()
+        self.ifindex = ifindex
+        self.fresh: dict[bytes, Announcement] = {}
+        self.again: dict[bytes, Announcement] = {}
+        self.free = 0.0
+
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.again)
+
+    def next_due(self) -> float:
+        """When there is something to tell, infinity for never."""
+        if self.fresh:
+            return self.free
+        first = next(iter(self.again.values()), None)
+        return math.inf if first is None else max(self.free, first.due)
+
+    def take(self, now: float) -> Announcement | None:
+        """What is due at `now`, out of its queue."""
+        first = next(iter(self.again.values()), None)
+        queue = self.again if first is not None and first.due <= now else self.fresh
+        return queue.pop(next(iter(queue))) if queue else None
 
 
 class Announcer:
-    """What is still to be told, by port and address."""
+    """What is still to be told, by port."""
 
     def __init__(self) -> None:
-        self.waiting: dict[tuple[int, bytes], Announcement] = {}
-        self._free: dict[int, float] = {}
+        self.turns: dict[int, Turns] = {}
         self._defended: dict[tuple[int, bytes], float] = {}
 
-    def configure(self, ports: Collection[int]) -> None:
+    def __len__(self) -> int:
+        return sum(map(len, self.turns.values()))
+
+    def configure(self, ports: AbstractSet[int]) -> None:
         """Forget the ports that are not among `ports`."""
-        for key in [key for key in self.waiting if key[0] not in ports]:
-            del self.waiting[key]
-        self._free = {ifindex: when for ifindex, when in self._free.items() if ifindex in ports}
+        for ifindex in self.turns.keys() - ports:
+            turns = self.turns.pop(ifindex)
+            turns.fresh.clear()
+            turns.again.clear()
 
-    def plan(self, entry: Neighbor, ifindex: int, *, correction: bool) -> Announcement | None:
-        """What is to be told on the port `ifindex` of a host, from now on; None where that much is being
-        told already."""
-        key = (ifindex, entry.address)
-        item = self.waiting.get(key)
-        if item is not None and item.entry is entry and not correction:
+    def plan(self, entry: Neighbor, ifindex: int, *, correction: bool) -> Turns | None:
+        """Have a port told of a host; gives the port's turns, which are due, or None where that much is
+        being told already."""
+        turns = self.turns.setdefault(ifindex, Turns(ifindex))
+        address = entry.address
+        if not correction and (address in turns.fresh or address in turns.again):
             return None
-        item = self.waiting[key] = Announcement(entry, ifindex, correction=correction)
-        return item
+        turns.again.pop(address, None)
+        turns.fresh[address] = Announcement(entry, correction=correction)
+        return turns
 
-    def due(self, item: Announcement, now: float, interval: float) -> tuple[bool, float]:
-        """Whether `item`, which is due, is told now, and when it is due again, infinity for never."""
-        key = (item.ifindex, item.entry.address)
-        if self.waiting.get(key) is not item:
-            return False, math.inf
-        if item.entry.ifindex in {0, item.ifindex}:
-            del self.waiting[key]  # the host is gone, or on this very port by now
-            return False, math.inf
-        free = self._free.get(item.ifindex, 0.0)
-        if not item.paced:
-            self._free[item.ifindex] = max(now, free) + _PACE
-            if now < free:
-                item.paced = True
-                return False, free
-        item.paced = False
-        item.left -= 1
-        if not item.left:
-            del self.waiting[key]
-        # Nobody is told of a host that cannot be reached yet.
-        return item.entry.route_state in _REACHED, now + interval if item.left else math.inf
+    def forget(self, address: bytes) -> None:
+        """The host is gone: there is nothing to tell of it."""
+        for turns in self.turns.values():
+            turns.fresh.pop(address, None)
+            turns.again.pop(address, None)
+
+    def due(self, turns: Turns, now: float, interval: float) -> Announcement | None:
+        """What is told on a port now; what is told more than once is due again after `interval`."""
+        while (item := turns.take(now)) is not None:
+            if item.entry.ifindex == turns.ifindex:
+                continue  # on this very port by now
+            item.left -= 1
+            if item.left:
+                item.due = now + interval
+                turns.again[item.entry.address] = item
+            if item.entry.route_state in _REACHED:  # nobody is told of a host that cannot be reached yet
+                turns.free = now + _PACE
+                return item
+        return None
 
     def may_defend(self, ifindex: int, address: bytes, now: float) -> bool:
         """Whether an address may be defended on a port once more: two that did so without end would be a

@@ -108,10 +108,11 @@ class Bucket:
         self._at = now
 
     def take(self, now: float, share: float = 0.0) -> bool:
-        """Take one token, if there is one beyond the `share` that is kept for others."""
+        """Take one token, if there is one beyond the `share` that is kept for others: of so few that none is,
+        the last."""
         tokens = min(self._rate, self._tokens + (now - self._at) * self._rate)
         self._at = now
-        if tokens < 1 + share * self._rate:
+        if tokens < max(1.0, min(1 + share * self._rate, self._rate)):
             self._tokens = tokens
             return False
         self._tokens = tokens - 1

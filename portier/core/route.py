@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from portier.core import arp, ndp
-from portier.core.announce import Announcement, Announcer, frames
+from portier.core.announce import Announcer, Turns, frames
 from portier.core.engine import (
     Explanation,
     KernelOracle,
@@ -212,6 +212,7 @@ class RouteEngine:
         self._macs: frozenset[bytes] = frozenset()
         self._own: dict[bytes, set[int]] = {}
         self._broadcasts: frozenset[bytes] = frozenset()
+        self._particular: frozenset[bytes] = frozenset()  # that `always` may not mean
         self._upstream_on_link = Prefixes()
         self._behind = Prefixes()
         self._table = NeighborTable()
@@ -227,13 +228,13 @@ class RouteEngine:
         self._recall = _Recall()
         self._announcer = Announcer()
         self._groups = Groups()
-        self._timers: Timers[Neighbor | _Pending | _Probe | _Recall | Announcement] = Timers(
+        self._timers: Timers[Neighbor | _Pending | _Probe | _Recall | Turns] = Timers(
             lambda: (
                 (self._recall,),
                 self._by_address.values(),
                 self._pending.values(),
                 self._probes.values(),
-                self._announcer.waiting.values(),
+                self._announcer.turns.values(),
             )
         )
         self._effects: list[Effect] = []
@@ -288,6 +289,7 @@ class RouteEngine:
             if prefix.version == 4 and prefix.prefixlen < 31  # RFC 3021
             for address in (prefix.network_address, prefix.broadcast_address)
         )
+        self._particular = frozenset((*own, *self._broadcasts, *self._next_hops))
         uplink = self._uplink
         self._upstream_on_link = Prefixes((prefix, 1) for prefix in (uplink.port.on_link if uplink else ()))
         behind: list[tuple[Network, int]] = [
@@ -439,8 +441,7 @@ class RouteEngine:
             and rule.allow
             and rule.shadowed is False
             and not rule.particular
-            and target not in self._own
-            and target not in self._broadcasts
+            and target not in self._particular
         )
 
     def _look(self, port: Attached, frame: bytes, now: float) -> Outcome:
@@ -582,6 +583,9 @@ class RouteEngine:
             return self._judge_known(port, entry, rule, say)
         say("no host with this address is known")
         if rule.answer is Answer.ALWAYS and port.upstream:
+            if port.ifindex in self._next_hops.get(target, ()):
+                say("the next hop of a route by the very port that asks: it answers for itself")
+                return _Decision(Verdict.SAME_PORT, rule=rule)
             say("answer always: answered at once, whether the host is there or not")
             return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, rule=rule))
         asked = self._askable(port, target, rule)
@@ -781,7 +785,10 @@ class RouteEngine:
         uplink = self._uplink or next(iter(self._ports.values()), None)
         if rule is None or not rule.allow or uplink is None or target in self._by_address:
             return Outcome(Verdict.NOT_HANDLED)
-        return self._outcome(self._resolve(uplink, target, rule, self._askable(None, target, rule), b"", now))
+        ports = self._askable(None, target, rule)
+        if not ports:
+            return Outcome(Verdict.NOWHERE)
+        return self._outcome(self._resolve(uplink, target, rule, ports, b"", now))
 
     def recall(self, hosts: Iterable[KnownHost], now: float) -> Outcome:
         """Ask hosts that an earlier process knew, by unicast, and know them as soon as they answer; many of
@@ -792,7 +799,9 @@ class RouteEngine:
 
     def _recall_due(self, now: float) -> None:
         limits, hosts = self._group.limits, self._recall.hosts
-        free = limits.pending // 2 - len(self._pending) - len(self._probes)  # the other half is for who asks
+        free = (
+            (limits.pending + 1) // 2 - len(self._pending) - len(self._probes)
+        )  # the other half is for who asks
         for _ in range(min(len(hosts), free, math.ceil(limits.route_changes * _RECALLS))):
             host = hosts.popleft()
             port, rule = self._ports.get(host.ifindex), self._rules.lookup(host.address)
@@ -1161,9 +1170,9 @@ class RouteEngine:
         where neighbors have it."""
         if entry.ifindex not in port.reaches or self._group.announce is Announce.OFF:
             return
-        item = self._announcer.plan(entry, port.ifindex, correction=correction)
-        if item is not None:
-            self._timers.schedule(item, now)
+        turns = self._announcer.plan(entry, port.ifindex, correction=correction)
+        if turns is not None:
+            self._timers.schedule(turns, max(now, turns.next_due()))
 
     def _tell_of_return(self, port: Attached, former: Attached | None, now: float) -> None:
         """A port is there again, or has another link-layer address: what neighbors there know of the hosts
@@ -1181,16 +1190,14 @@ class RouteEngine:
                 if len(entry.address) in new:
                     self._announce(entry, port, now, correction=True)
 
-    def _announcement_due(self, item: Announcement, now: float) -> None:
-        told, again = self._announcer.due(item, now, self._group.timers.retransmit)
-        port = self._ports.get(item.ifindex)  # None where it left in between: then nothing is told
-        if told and port is not None and item.entry.ifindex in port.reaches:
-            hops = (hop for hop, ports in self._next_hops.items() if item.ifindex in ports)
+    def _announcement_due(self, turns: Turns, now: float) -> None:
+        item = self._announcer.due(turns, now, self._group.timers.retransmit)
+        if item is not None and item.entry.ifindex in (port := self._ports[turns.ifindex]).reaches:
+            hops = (hop for hop, ports in self._next_hops.items() if port.ifindex in ports)
             flags = ndp.R_FLAG if self._shows_router(item.entry.router) else 0
             for frame in frames(item, port, hops, flags, self._group.announce):
-                self._sends.append((item.ifindex, frame))
-        if again < math.inf:
-            self._timers.schedule(item, again)
+                self._sends.append((port.ifindex, frame))
+        self._timers.schedule(turns, turns.next_due())
 
     def _rebut(self, port: Attached, address: bytes, now: float) -> None:
         """Somebody on `port` goes on using an address that is another's: tell it, if the family has a way."""
@@ -1371,7 +1378,7 @@ class RouteEngine:
                     self._neighbor_due(item, now)
             elif isinstance(item, _Pending):
                 self._pending_due(item, now)
-            elif isinstance(item, Announcement):
+            elif isinstance(item, Turns):
                 self._announcement_due(item, now)
             elif isinstance(item, _Recall):
                 self._recall_due(now)
@@ -1572,6 +1579,7 @@ class RouteEngine:
         self._routes.drop(entry)
         self._table.remove(entry)
         self._regroup_host(entry)
+        self._announcer.forget(entry.address)
         entry.claim = None
         entry.due = math.inf
 

@@ -122,6 +122,38 @@ def test_what_became_untrue_is_not_told() -> None:
     assert not play.told()
 
 
+def test_a_port_may_go_before_it_was_told() -> None:
+    """With all that it was to be told of; when it is there again, it is told of who is there then."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.learn(D, "::6", 6)
+    play.pass_time(10)
+    ports = play.ports
+    play.ns(E, "::5", "::1", 5)
+    play.ports = (ports[0], ports[2])
+    play.configure()
+    play.pass_time(5)
+    play.ports = ports
+    play.configure()
+    play.pass_time(5)
+
+    assert [sent.message.target for sent in play.told(D)] == [ip("::5")] * 3
+
+
+def test_hosts_that_come_and_go_keep_nobody_from_being_told() -> None:
+    """Whoever invents addresses fills its share of the table, and no more is waiting to be told."""
+    limits = Limits(per_source=10_000, resolutions=10_000, route_changes=10_000, per_port=32)
+    play = Playbook(limits=limits)
+    for n in range(5000):
+        play.ns(D, f"::{n // 250 + 1:x}:{n % 250 + 1:x}", "fe80::1", n % 200 + 20)
+        play.pass_time(0.001)
+    play.ns(E, "::5", "::1", 5)
+    play.pass_time(0.5)
+
+    assert ip("::5") in {sent.message.target for sent in play.of("NEWS", U)}
+    assert len(play.engine._announcer) == 0
+
+
 def test_nobody_is_told_of_a_host_that_has_no_route() -> None:
     """Traffic for it would go nowhere."""
     play = Playbook()

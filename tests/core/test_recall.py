@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from portier.core.engine import KnownHost
 from portier.core.model import Answer, Limits, Rule
 from portier.core.outcome import Verdict
@@ -117,3 +119,12 @@ def test_silent_ones_hold_up_nobody_for_long() -> None:
                 play.na(D, "::5", 5)
     assert play.where("::5") == D
     assert play.engine.pending_size() == 0
+
+
+def test_the_smallest_limits_let_everybody_be_asked() -> None:
+    """One at a time; and nothing is left to wait for when all were."""
+    play = Playbook(limits=Limits(pending=1, resolutions=1, route_changes=1))
+    play.engine.recall([known(D, f"::{number:x}", number) for number in range(1, 6)], play.now)
+    play.pass_time(60)
+    assert {sent.message.target for sent in play.of("PROBE")} == {ip(f"::{n:x}") for n in range(1, 6)}
+    assert play.engine.deadline == math.inf

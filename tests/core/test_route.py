@@ -14,8 +14,10 @@ from scapy.layers.inet6 import ICMPv6ND_RA, IPv6
 from scapy.layers.l2 import Ether
 
 from portier.core import ndp
+from portier.core.engine import KnownHost
 from portier.core.model import (
     Advertisement,
+    Announce,
     Answer,
     EventKind,
     Limits,
@@ -360,6 +362,18 @@ def test_always_leaves_hosts_known_upstream_alone() -> None:
     play.ns(U, "::9", "::5", 9)
 
     assert play.ns(U, ROUTER, "::9", 1) is Verdict.SAME_PORT
+
+
+def test_always_leaves_a_router_of_the_link_alone() -> None:
+    """What the host's own routes lead to upstream lives there, whether it was heard of or not."""
+    play = Playbook(rules=(Rule(prefix=LAN, answer=Answer.ALWAYS),))
+    play.next_hops = frozenset({(ip("::1"), U), (ip("::2"), D)})
+    play.configure()
+    for _ in range(2):
+        assert play.ns(U, "fe80::9", "::1", 9) is Verdict.SAME_PORT
+        assert not play.of("NA")
+        assert play.ns(U, "fe80::9", "::2", 9) is Verdict.ANSWERED
+        assert play.ns(U, "fe80::9", "::3", 9) is Verdict.ANSWERED
 
 
 def test_always_lets_a_new_host_have_its_address() -> None:
@@ -1060,6 +1074,13 @@ def test_asking_for_explain_finds_a_host_without_answering_anybody() -> None:
     assert play.engine.explain(ip("::5"), U, play.now).verdict is ANSWERED
 
 
+def test_asking_where_nobody_can_be_asked_leaves_nothing_behind() -> None:
+    """No target waits for answers to questions that were never put."""
+    play = Playbook(ports=(port(U, source=None), port(D, source=None)))
+    assert play.engine.ask(ip("::5"), play.now).verdict is Verdict.NOWHERE
+    assert play.engine.pending_size() == 0
+
+
 def test_counters_name_every_verdict() -> None:
     """By port and label."""
     play = Playbook()
@@ -1494,17 +1515,24 @@ def test_smaller_limits_shrink_the_table() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32))
 def test_no_sequence_of_frames_breaks_an_invariant(seed: int) -> None:
-    """Random talk of honest and evil hosts: no exception, bounds hold, the kernel has the wanted routes."""
+    """Random talk of honest and evil hosts, while ports and routers come and go: no exception, bounds hold,
+    the kernel has the wanted routes, nothing is left to do in the end."""
     chance = random.Random(seed)
-    limits = Limits(neighbors=12, per_port=6, per_host=4, pending=5, route_changes=200)
+    limits = Limits(neighbors=12, per_port=6, per_host=4, pending=chance.choice((1, 5)), route_changes=200)
     play = on_link_upstream(
-        limits=limits, isolate=chance.random() < 0.3, timers=Timers(forget=20, reachable=5)
+        limits=limits,
+        isolate=chance.random() < 0.3,
+        timers=Timers(forget=20, reachable=5),
+        announce=chance.choice(list(Announce)),
     )
+    ports = play.ports
     for _ in range(300):
         where = chance.choice((U, D, E))
         target, source = (f"::{chance.randrange(1, 12):x}" for _ in range(2))
         host = chance.randrange(1, 9)
-        match chance.randrange(6):
+        if where not in {this.ifindex for this in play.ports}:
+            where = U
+        match chance.randrange(8):
             case 0:
                 play.ns(
                     where, chance.choice((source, "fe80::1")), target, host, unicast=chance.random() < 0.5
@@ -1519,12 +1547,28 @@ def test_no_sequence_of_frames_breaks_an_invariant(seed: int) -> None:
                 play.receive(
                     where, fix_checksum(ndp.dad_probe(mac(host), ip(target), b"")[: chance.randrange(70, 89)])
                 )
+            case 5 if chance.random() < 0.2:
+                down = [port(at, source=None) if chance.random() < 0.3 else port(at) for at in (D, E)]
+                play.ports = (ports[0], *(this for this in down if chance.random() < 0.8))
+                play.next_hops = frozenset({(ip(target), where)} if chance.random() < 0.5 else ())
+                play.configure()
+            case 6 if chance.random() < 0.2:
+                known = [
+                    KnownHost(ip(f"::{n:x}"), mac(n), chance.choice((U, D, E)), b"", "", "")
+                    for n in range(1, 6)
+                ]
+                play.engine.recall(known, play.now)
+                play.engine.ask(ip(target), play.now)
             case _:
                 play.pass_time(chance.choice((0.002, 0.3, 1.0, 7.0)))
         assert play.engine.table_size() <= limits.neighbors
         assert play.engine.pending_size() <= limits.pending
+        assert len(play.engine._announcer) <= play.engine.table_size() * len(play.ports)
         assert frozenset(play.kernel.host_routes) == play.engine.wanted_routes()
         assert len(play.kernel.host_routes) == len(set(play.kernel.host_routes))
+    play.ports = tuple(port(this.ifindex) for this in play.ports)
+    play.configure()  # a port without address keeps its hosts, for it can ask none
     play.pass_time(100)
-    assert play.engine.table_size() == 0
+    assert play.engine.table_size() == play.engine.pending_size() == 0
+    assert play.engine.deadline == math.inf
     assert not play.kernel.host_routes
