@@ -151,6 +151,7 @@ class FakeKernel:
         self.forwarding_default = 0
         self.forwarding4 = 0
         self.forwarding4_default = 0
+        self.rp_filter = self.proxy_arp = 0  # IPv4's, of all interfaces
         self.done: list[str] = []  # what was asked of it and succeeded
         self.refuse: Callable[[str], int] = lambda _operation: 0  # gives an errno to fail an operation with
         self.snapshots = 0
@@ -189,6 +190,8 @@ class FakeKernel:
             accept_ra=accept_ra,
             force_forwarding=0 if self.force_forwarding else None,
             forwarding4=self.forwarding4_default,
+            rp_filter=0,
+            proxy_arp=0,
         )
         self.settings |= {f"net/{family}/neigh/{name}/proxy_delay": "80" for family in ("ipv4", "ipv6")}
         if address:
@@ -277,6 +280,8 @@ class FakeKernel:
             forwarding=self.forwarding,
             force_forwarding=self.force_forwarding,
             forwarding4=self.forwarding4,
+            rp_filter=self.rp_filter,
+            proxy_arp=self.proxy_arp,
             table_routes=frozenset(r for r in self.table_routes if r.protocol in own),
             lookups=frozenset(self.lookups),
             proxies=frozenset(self.proxies),
@@ -359,7 +364,7 @@ class FakeKernel:
             return str(getattr(self, self._switches()[path]))
         tree, name, key = path.rsplit("/", 2)
         link = next((link for link in self.links.values() if link.name == name), None)
-        value = getattr(link, key + "4" * (tree == _CONF4), None)
+        value = getattr(link, self._field(tree, key), None)
         return None if value is None else str(value)
 
     def set_sysctl(self, path: str, value: str) -> None:
@@ -369,10 +374,10 @@ class FakeKernel:
             self.settings[path] = value
             return
         tree, name, key = path.rsplit("/", 2)
-        key += "4" * (tree == _CONF4)
+        key = self._field(tree, key)
         if (switch := self._switches().get(path)) is not None:
             setattr(self, switch, int(value))
-            if not switch.endswith("_default"):
+            if switch in {"forwarding", "forwarding4"}:
                 setattr(self, f"{switch}_default", int(value))
                 for index, link in self.links.items():
                     self.links[index] = link._replace(**{switch: int(value)})  # type: ignore[arg-type]
@@ -383,6 +388,10 @@ class FakeKernel:
         self.links[index] = self.links[index]._replace(**{key: int(value)})  # type: ignore[arg-type]
 
     @staticmethod
+    def _field(tree: str, key: str) -> str:
+        return f"{key}4" if (tree, key) == (_CONF4, "forwarding") else key
+
+    @staticmethod
     def _switches() -> dict[str, str]:
         return {
             f"{_CONF}/all/forwarding": "forwarding",
@@ -390,6 +399,8 @@ class FakeKernel:
             "net/ipv4/ip_forward": "forwarding4",
             f"{_CONF4}/all/forwarding": "forwarding4",
             f"{_CONF4}/default/forwarding": "forwarding4_default",
+            f"{_CONF4}/all/rp_filter": "rp_filter",
+            f"{_CONF4}/all/proxy_arp": "proxy_arp",
         }
 
     def close(self) -> None:

@@ -217,7 +217,7 @@ class Link(NamedTuple):
     has no six-byte link-layer address (tun, wg, ppp); ``table`` the routing table of a VRF, 0 for all
     others.  The sysctls are those of
     ``net.ipv6.conf.<name>``; None where the kernel does not have it or IPv6 is off on the link.
-    ``forwarding4`` is net.ipv4.conf.<name>.forwarding."""
+    ``forwarding4``, ``rp_filter`` and ``proxy_arp`` are those of ``net.ipv4.conf.<name>``."""
 
     ifindex: int
     name: str
@@ -233,6 +233,8 @@ class Link(NamedTuple):
     force_forwarding: int | None
     forwarding4: int | None = None
     table: int = 0
+    rp_filter: int | None = None
+    proxy_arp: int | None = None
 
 
 class LinkAddress(NamedTuple):
@@ -320,6 +322,8 @@ class Snapshot:
     forwarding: int = 0  # net.ipv6.conf.all.forwarding
     force_forwarding: bool = False  # the kernel has net.ipv6.conf.*.force_forwarding (6.17)
     forwarding4: int = 0  # net.ipv4.ip_forward
+    rp_filter: int = 0  # net.ipv4.conf.all.rp_filter
+    proxy_arp: int = 0  # net.ipv4.conf.all.proxy_arp
     table_routes: frozenset[KernelRoute] = frozenset()
     proxies: frozenset[ProxyEntry] = frozenset()
     lookups: frozenset[tuple[int, int]] = frozenset()

@@ -21,7 +21,7 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
-from portier.core import scope
+from portier.core import ipv4, scope
 from portier.core.model import (
     Answer,
     Bound,
@@ -633,6 +633,8 @@ def _same(
         and memory.last.snapshot.routes is snapshot.routes
         and memory.last.snapshot.local_rule == snapshot.local_rule
         and memory.last.snapshot.lookups == snapshot.lookups
+        and memory.last.snapshot.rp_filter == snapshot.rp_filter
+        and memory.last.snapshot.proxy_arp == snapshot.proxy_arp
     )
 
 
@@ -664,7 +666,11 @@ def _bind(
         binder = _Binder(group, known, now, links=links, routes=routes, heard=said, claims=claims, tables=own)
         of_group, kept = binder.result()
         groups[group.name] = kept
-        more = scope.warnings(kept.bound, own, kept.facts.versions, snapshot, priority)
+        versions = kept.facts.versions
+        more = [
+            *scope.warnings(kept.bound, own, versions, snapshot, priority),
+            *ipv4.warnings(kept.bound, versions, links.by_index, snapshot),
+        ]
         reports.append(of_group._replace(warnings=(*of_group.warnings, *more), tables=own))
         deadline = min(deadline, binder.deadline)
 

@@ -123,7 +123,10 @@ _SKIP_STATS: Final = 8
 _FORWARDING: Final = 0
 _ACCEPT_RA: Final = 3
 _FORCE_FORWARDING: Final = 59  # since 6.17
-_FORWARDING4: Final = 0  # and in IFLA_INET_CONF, which leaves out place 0 (IPV4_DEVCONF_* of linux/ip.h)
+# And in IFLA_INET_CONF, which leaves out place 0 (IPV4_DEVCONF_* of linux/ip.h).
+_FORWARDING4: Final = 0
+_PROXY_ARP: Final = 2
+_RP_FILTER: Final = 7
 
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2  # where IFA_ADDRESS is the other end's
@@ -393,8 +396,6 @@ class Kernel:
         links = self._socket.dump(nl.RTM_GETLINK, _LINKS, self._links.parse)
         rules = self._read_rules()
         read = [reader.read(own) for reader in self._routes]
-        forwarding = sysctl.read("net/ipv6/conf/all/forwarding")
-        forwarding4 = sysctl.read("net/ipv4/ip_forward")
         return Snapshot(
             links=links,
             addresses=self._read_addresses(),
@@ -402,10 +403,12 @@ class Kernel:
             host_routes=frozenset().union(*(part.hosts.get(maker, ()) for part in read for maker in own)),
             rules=frozenset(r for r in rules if isinstance(r, PolicyRule) and r.protocol in own),
             local_rule=min((r.priority for r in rules if isinstance(r, _LocalRule)), default=0),
-            forwarding=int(forwarding or 0),
+            forwarding=_switch("net/ipv6/conf/all/forwarding"),
             force_forwarding=_FORCE_FORWARDING_PATH.exists()
             and any(link.force_forwarding is not None for link in links),
-            forwarding4=int(forwarding4 or 0),
+            forwarding4=_switch("net/ipv4/ip_forward"),
+            rp_filter=_switch("net/ipv4/conf/all/rp_filter"),
+            proxy_arp=_switch("net/ipv4/conf/all/proxy_arp"),
             table_routes=frozenset(
                 route for part in read for maker in own for route in part.others.get(maker, ())
             ),
@@ -872,7 +875,14 @@ def _link(body: bytes) -> Link:
         force_forwarding=setting(_FORCE_FORWARDING),
         forwarding4=setting(_FORWARDING4, conf4),
         table=_vrf_table(about.get(_IFLA_INFO_DATA, b"")) if kind_of_link == "vrf" else 0,
+        rp_filter=setting(_RP_FILTER, conf4),
+        proxy_arp=setting(_PROXY_ARP, conf4),
     )
+
+
+def _switch(path: str) -> int:
+    """A sysctl that is a number; 0 where the kernel does not have it."""
+    return int(sysctl.read(path) or 0)
 
 
 def _vrf_table(data: bytes) -> int:

@@ -509,6 +509,19 @@ class KernelContract:
             assert world.kernel.get_sysctl(f"{CONF4}/default/forwarding") == str(value)
             assert {self.link(world, name).forwarding4 for name in ("one", "two")} == {value}
 
+    def test_settings_of_ipv4_that_only_show(self, world: World) -> None:
+        """Each interface's own, and those of all interfaces, which leave its own alone."""
+        world.add_link("one")
+        for key, value in (("rp_filter", 2), ("proxy_arp", 1)):
+            for name in ("one", "all"):
+                world.kernel.set_sysctl(f"{CONF4}/{name}/{key}", "0")
+            world.kernel.set_sysctl(f"{CONF4}/one/{key}", str(value))
+            assert getattr(self.link(world, "one"), key) == value
+            assert getattr(world.kernel.snapshot(), key) == 0
+            world.kernel.set_sysctl(f"{CONF4}/all/{key}", "1")
+            assert getattr(self.link(world, "one"), key) == value
+            assert getattr(world.kernel.snapshot(), key) == 1
+
     def test_missing_sysctls(self, world: World) -> None:
         """What is not there reads as None, and cannot be written."""
         path = f"{CONF}/nowhere/forwarding"
