@@ -1,6 +1,7 @@
-/* Neighbor Discovery load: an upstream router that asks (closed loop with a window, or paced), and a
+/* Neighbor Discovery and ARP load: an upstream router that asks (closed loop with a window, or paced), and a
  * downstream host that owns many addresses and answers.  Either or both in one process, which never sleeps:
- * give it a core of its own.
+ * give it a core of its own.  The address of the first target says which: IPv6 by Neighbor Discovery, IPv4
+ * by ARP.
  *
  * Received frames are read from memory shared with the kernel (PACKET_RX_RING), without system calls; sent
  * ones go out in batches (sendmmsg).  Every advertisement is checked before it counts.  The last line on
@@ -42,6 +43,15 @@ enum {
 	DAD_LENGTH = ND + 24,
 	SOLICITATION = 135,
 	ADVERTISEMENT = 136,
+	ARP_LENGTH = ETHERNET + 28,
+	REQUEST = 1,
+	REPLY = 2,
+	/* Where the fields of an ARP packet are (RFC 826). */
+	OPERATION = ETHERNET + 7,
+	SENDER_MAC = ETHERNET + 8,
+	SENDER = ETHERNET + 14,
+	TARGET_MAC = ETHERNET + 18,
+	TARGET = ETHERNET + 24,
 };
 
 struct port {
@@ -57,12 +67,13 @@ struct port {
 };
 
 struct target {
-	uint64_t sent_at;    /* of the latest solicitation */
-	uint32_t waiting;    /* solicitations not answered yet */
+	uint64_t sent_at;    /* of the latest question */
+	uint32_t waiting;    /* questions not answered yet */
 };
 
 static struct port asker, host;
-static bool asking, responding;
+static bool asking, responding, arp;
+/* IPv4 addresses are IPv4-mapped IPv6 addresses here: the last four octets count. */
 static uint8_t first[16], source[16], proxy_mac[6], expected_mac[6];
 static bool unicast, expect_mac, verify_checksum;
 static uint32_t targets = 1000;
@@ -133,10 +144,10 @@ static void open_port(struct port *port, const char *name)
 	struct packet_mreq all = {(int)if_nametoindex(name), PACKET_MR_ALLMULTI, 0, {0}};
 	struct sockaddr_ll address = {
 		.sll_family = AF_PACKET,
-		.sll_protocol = htons(ETH_P_IPV6),
+		.sll_protocol = htons(arp ? ETH_P_ARP : ETH_P_IPV6),
 		.sll_ifindex = (int)if_nametoindex(name),
 	};
-	if (setsockopt(port->fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) < 0 ||
+	if ((!arp && setsockopt(port->fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) < 0) ||
 	    setsockopt(port->fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof all) < 0 ||
 	    setsockopt(port->fd, SOL_PACKET, PACKET_VERSION, &version, sizeof version) < 0 ||
 	    setsockopt(port->fd, SOL_PACKET, PACKET_RX_RING, &ring, sizeof ring) < 0)
@@ -147,7 +158,7 @@ static void open_port(struct port *port, const char *name)
 	if (bind(port->fd, (struct sockaddr *)&address, sizeof address) < 0)
 		die("bind");
 	for (unsigned i = 0; i < BATCH; i++) {
-		port->vectors[i] = (struct iovec){port->out[i], LENGTH};
+		port->vectors[i] = (struct iovec){port->out[i], arp ? ARP_LENGTH : LENGTH};
 		port->messages[i].msg_hdr.msg_iov = &port->vectors[i];
 		port->messages[i].msg_hdr.msg_iovlen = 1;
 	}
@@ -206,7 +217,40 @@ static uint32_t index_of(const uint8_t *address)
 	return low < targets ? low : targets;
 }
 
-static void solicit(uint32_t index, uint64_t now)
+/* An ARP packet from `from`, which is at the port's link-layer address. */
+static void arp_packet(struct port *port, uint8_t operation, const uint8_t *to_mac, const uint8_t *from,
+                       const uint8_t *target_mac, const uint8_t *target)
+{
+	static const uint8_t fixed[] = {0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0};
+	uint8_t *frame = queue(port);
+
+	memcpy(frame, to_mac, 6);
+	memcpy(frame + 6, port->mac, 6);
+	memcpy(frame + 12, fixed, sizeof fixed);
+	frame[OPERATION] = operation;
+	memcpy(frame + SENDER_MAC, port->mac, 6);
+	memcpy(frame + SENDER, from, 4);
+	memcpy(frame + TARGET_MAC, target_mac, 6);
+	memcpy(frame + TARGET, target, 4);
+}
+
+static void request(uint32_t index)
+{
+	static const uint8_t unknown[6], everybody[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	uint8_t target[16];
+
+	address_of(index, target);
+	arp_packet(&asker, REQUEST, unicast ? proxy_mac : everybody, source + 12, unknown, target + 12);
+}
+
+/* The owner's answer to a request, out of `port`. */
+static void reply(struct port *port, const uint8_t *asked)
+{
+	const uint8_t *mac = asked + SENDER_MAC;
+	arp_packet(port, REPLY, mac, asked + TARGET, mac, asked + SENDER);
+}
+
+static void solicit(uint32_t index)
 {
 	static const uint8_t group[13] = {0xff, 2, [11] = 1, [12] = 0xff};
 	uint8_t *frame = queue(&asker), target[16], to[6] = {0x33, 0x33, 0xff};
@@ -226,6 +270,14 @@ static void solicit(uint32_t index, uint64_t now)
 	memcpy(frame + ND + 26, asker.mac, 6);
 	uint16_t sum = checksum(frame, LENGTH);
 	memcpy(frame + ND + 2, &sum, 2);
+}
+
+static void ask_for(uint32_t index, uint64_t now)
+{
+	if (arp)
+		request(index);
+	else
+		solicit(index);
 	table[index].sent_at = now;
 	table[index].waiting++;
 }
@@ -276,25 +328,40 @@ static const char *defect(const uint8_t *frame, size_t length)
 	return NULL;
 }
 
+/* The same for an ARP reply. */
+static const char *arp_defect(const uint8_t *frame)
+{
+	static const uint8_t fixed[] = {0, 1, 0x08, 0, 6, 4, 0, REPLY};
+	if (memcmp(frame + ETHERNET, fixed, sizeof fixed) != 0)
+		return "not a reply of Ethernet and IPv4";
+	if (memcmp(frame, asker.mac, 6) != 0)
+		return "not sent to the asker's link-layer address";
+	if (memcmp(frame + TARGET_MAC, asker.mac, 6) != 0 || memcmp(frame + TARGET, source + 12, 4) != 0)
+		return "the target is not the asker";
+	if (memcmp(frame + SENDER_MAC, expect_mac ? expected_mac : frame + 6, 6) != 0)
+		return "wrong sender link-layer address";
+	return NULL;
+}
+
 static void take_sample(uint64_t latency)
 {
 	if (sample_count < sample_room)
 		samples[sample_count++] = latency > UINT32_MAX ? UINT32_MAX : (uint32_t)latency;
 }
 
-/* One frame for the asker; true when it answered a solicitation. */
-static bool heard(const uint8_t *frame, size_t length, uint64_t now)
+/* The index of the four octets of an IPv4 address, or `targets` when it is not one of ours. */
+static uint32_t index_of4(const uint8_t *address)
 {
-	if (length < DAD_LENGTH)
-		return false;
-	if (frame[ND] == SOLICITATION) {
-		/* The proxy's kernel looks for the asker before it can send to it. */
-		if (memcmp(frame + ND + 8, source, 16) == 0)
-			advertise(&asker, frame);
-		return false;
-	}
-	uint32_t index = index_of(frame + ND + 8);
-	const char *reason = index == targets ? "target was never asked for" : defect(frame, length);
+	uint8_t mapped[16] = {[10] = 0xff, [11] = 0xff};
+	memcpy(mapped + 12, address, 4);
+	return index_of(mapped);
+}
+
+/* An answer to the asker, which is wrong for that reason, if for any; true when somebody waited for it. */
+static bool counts(uint32_t index, const char *reason, uint64_t now)
+{
+	if (index == targets)
+		reason = "target was never asked for";
 	if (reason) {
 		if (wrong++ < 5)
 			fprintf(stderr, "generator: wrong answer: %s\n", reason);
@@ -309,6 +376,32 @@ static bool heard(const uint8_t *frame, size_t length, uint64_t now)
 	take_sample(now - target->sent_at);
 	if (!answered++)
 		first_at = now;
+	return true;
+}
+
+/* One frame for the asker; true when it answered a question.  Who wants to send to the asker looks for it
+ * first, as the proxy's kernel does. */
+static bool heard(const uint8_t *frame, size_t length, uint64_t now)
+{
+	if (arp) {
+		if (length < ARP_LENGTH)
+			return false;
+		if (frame[OPERATION] == REQUEST) {
+			if (memcmp(frame + TARGET, source + 12, 4) == 0)
+				reply(&asker, frame);
+			return false;
+		}
+		return counts(index_of4(frame + SENDER), arp_defect(frame), now);
+	}
+	if (length < DAD_LENGTH)
+		return false;
+	if (frame[ND] == SOLICITATION) {
+		if (memcmp(frame + ND + 8, source, 16) == 0)
+			advertise(&asker, frame);
+		return false;
+	}
+	if (!counts(index_of(frame + ND + 8), defect(frame, length), now))
+		return false;
 	flag_r += frame[ND + 4] >> 7;
 	flag_o += frame[ND + 4] >> 5 & 1;
 	return true;
@@ -316,13 +409,19 @@ static bool heard(const uint8_t *frame, size_t length, uint64_t now)
 
 static void served_one(const uint8_t *frame, size_t length)
 {
-	if (length < DAD_LENGTH || frame[ND] != SOLICITATION || index_of(frame + ND + 8) == targets)
-		return;
-	advertise(&host, frame);
+	if (arp) {
+		if (length < ARP_LENGTH || frame[OPERATION] != REQUEST || index_of4(frame + TARGET) == targets)
+			return;
+		reply(&host, frame);
+	} else {
+		if (length < DAD_LENGTH || frame[ND] != SOLICITATION || index_of(frame + ND + 8) == targets)
+			return;
+		advertise(&host, frame);
+	}
 	served++;
 }
 
-/* Read what has arrived; how many solicitations of ours it answered. */
+/* Read what has arrived; how many questions of ours it answered. */
 static unsigned drain(struct port *port)
 {
 	unsigned hits = 0;
@@ -378,7 +477,7 @@ struct pending {
 	uint64_t sent_at;
 };
 
-/* Keep `window` solicitations on the way until time is up or, with `once`, every target had its turn. */
+/* Keep `window` questions on the way until time is up or, with `once`, every target had its turn. */
 static uint64_t closed_loop(uint32_t window, uint64_t deadline, uint64_t timeout, bool once, uint64_t *lost)
 {
 	/* Oldest first; those answered are skipped when they come to the head. */
@@ -394,7 +493,7 @@ static uint64_t closed_loop(uint32_t window, uint64_t deadline, uint64_t timeout
 		while (out < window && !(once && sent == targets) && tail - head < room) {
 			if (table[next].waiting)
 				break;
-			solicit(next, now);
+			ask_for(next, now);
 			order[tail++ % room] = (struct pending){next, now};
 			next = (uint32_t)(((uint64_t)next + step) % targets);
 			sent++;
@@ -429,7 +528,7 @@ static uint64_t open_loop(double rate, uint64_t deadline, uint64_t timeout)
 	while (!stopping && (now = now_ns()) < deadline) {
 		uint64_t due = (uint64_t)((double)(now - started) * rate / 1e9);
 		while (sent < due) {
-			solicit(next, now);
+			ask_for(next, now);
 			next = (uint32_t)(((uint64_t)next + step) % targets);
 			sent++;
 		}
@@ -473,10 +572,14 @@ static void parse_mac(const char *text, uint8_t *mac)
 
 static void parse_address(const char *text, uint8_t *address)
 {
-	if (inet_pton(AF_INET6, text, address) != 1) {
-		fprintf(stderr, "generator: not an IPv6 address: %s\n", text);
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	if (inet_pton(AF_INET6, text, address) == 1)
+		return;
+	if (inet_pton(AF_INET, text, address + 12) != 1) {
+		fprintf(stderr, "generator: not an address: %s\n", text);
 		exit(64);
 	}
+	memcpy(address, mapped, sizeof mapped);
 }
 
 int main(int argc, char **argv)
@@ -517,6 +620,11 @@ int main(int argc, char **argv)
 	}
 	if ((!ask && !respond) || !targets || !window || targets > 1u << 24) {
 		fprintf(stderr, "generator: --ask or --respond, and targets and window above 0, are needed\n");
+		return 64;
+	}
+	arp = IN6_IS_ADDR_V4MAPPED((struct in6_addr *)first);
+	if (arp != IN6_IS_ADDR_V4MAPPED((struct in6_addr *)source)) {
+		fprintf(stderr, "generator: --first and --source must be of one family\n");
 		return 64;
 	}
 	signal(SIGTERM, stop);

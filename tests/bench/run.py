@@ -1,8 +1,9 @@
-"""Portier beside ndppd and npd6, and its relaying beside the kernel: the same load, the same lab, one run.
+"""Portier beside ndppd and npd6, its ARP beside parprouted and the kernel's proxy_arp, and its relaying
+beside the kernel: the same load, the same lab, one run.
 
     python -m tests.bench.run [--smoke | --quick] [--json FILE] [--only SECTION ...]
 
-Prints a table in Markdown.  `--smoke` takes less than a minute and is about right answers only; without it
+Prints a table in Markdown.  `--smoke` takes about a minute and is about right answers only; without it
 the numbers are worth reading, and it takes some minutes.  Either way the exit status is 1 when Portier, or
 the generator beside its own responder, gave a wrong answer or none.  No speed is ever asserted.
 
@@ -29,12 +30,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import portier
-from tests.bench.contenders import ALWAYS, CONTENDERS, RESOLVE, Contender, Running
-from tests.bench.load import OUTER, Result, Site, command
+from tests.bench.contenders import (
+    ALWAYS,
+    ARP_CONTENDERS,
+    CONTENDERS,
+    KERNEL,
+    RESOLVE,
+    Contender,
+    Running,
+)
+from tests.bench.load import OUTER, Result, Site, asked4, command
 from tests.bench.relay import SIZES, WAYS, measure
 from tests.netns.lab import Keeper, Lab, UnavailableError, wait_for
 
 WINDOWS: Final = (1, 32, 256)
+COLD_WINDOWS: Final = (1, 32)  # of ARP
 NICE: Final = -15
 
 
@@ -54,6 +64,7 @@ class Scale:
     rules: int = 10
     starts: int = 5
     relay_seconds: float = 2.0
+    arp_targets: int = 150
 
 
 FULL: Final = Scale()
@@ -70,6 +81,7 @@ SMOKE: Final = Scale(
     groups=20,
     starts=1,
     relay_seconds=0.3,
+    arp_targets=20,
 )
 
 
@@ -85,7 +97,8 @@ class Bench:
         self.nice = NICE if os.geteuid() == 0 else 0
         self.problems: list[str] = []
         self.rows: dict[str, list[dict[str, Any]]] = {}
-        self.contenders = [contender for contender in CONTENDERS if contender.installed]
+        self.contenders = self.those_here(CONTENDERS)
+        self.arp_contenders = self.those_here(ARP_CONTENDERS)
 
     @contextlib.contextmanager
     def lab(self) -> Iterator[Lab]:
@@ -97,16 +110,23 @@ class Bench:
             finally:
                 self.problems += lab.close()
 
-    @contextlib.contextmanager
-    def site(self) -> Iterator[Site]:
-        """A fresh proxy host between two cables: no route, no neighbor is left from before."""
-        with self.lab() as lab:
-            yield Site(lab, core=self.load_core)
+    def those_here(self, contenders: tuple[Contender, ...]) -> list[Contender]:
+        """Those that can be started; the others are named."""
+        for contender in contenders:
+            if not contender.installed:
+                self.say(f"{contender.name} is not installed: left out")
+        return [contender for contender in contenders if contender.installed]
 
     @contextlib.contextmanager
-    def running(self, contender: Contender, answer: str) -> Iterator[tuple[Site, Running]]:
+    def site(self, version: int = 6) -> Iterator[Site]:
+        """A fresh proxy host between two cables: no route, no neighbor is left from before."""
+        with self.lab() as lab:
+            yield Site(lab, core=self.load_core, version=version)
+
+    @contextlib.contextmanager
+    def running(self, contender: Contender, answer: str, version: int = 6) -> Iterator[tuple[Site, Running]]:
         """A contender at work on a fresh site."""
-        with self.site() as site:
+        with self.site(version) as site:
             running = contender.start(site, answer)
             yield site, running
             running.stop()
@@ -162,6 +182,11 @@ def median(values: list[float]) -> float:
 
 def generator_alone(bench: Bench) -> None:
     """What the generator can offer: its responder in the place of the daemon, on the daemon's core."""
+    alone(bench, "generator", [])
+
+
+def alone(bench: Bench, section: str, told: list[str]) -> None:
+    """The generator beside its own responder, both told so."""
     scale = bench.scale
     with bench.lab() as lab:
         world, proxy = lab.host("world"), lab.host("proxy")
@@ -170,7 +195,7 @@ def generator_alone(bench: Bench) -> None:
         world.ip(f"link add {OUTER} netns {world.pid} type veth peer name {OUTER} netns {proxy.pid}")
         for host in (world, proxy):
             host.ip(f"link set {OUTER} up")
-        targets = ["--targets", str(scale.always_targets)]
+        targets = ["--targets", str(scale.always_targets), *told]
         responder = proxy.popen(
             command(bench.own_core, "--respond", OUTER, *targets, "--seconds", "120"),
             stdout=subprocess.PIPE,
@@ -187,7 +212,7 @@ def generator_alone(bench: Bench) -> None:
                 if result.lost or result.wrong or not result.answered:
                     bench.problems.append(f"generator alone: {result}")
             bench.add(
-                "generator",
+                section,
                 window=window,
                 rate=median([result.rate for result in results]),
                 p50_us=median([result.p50_us for result in results]),
@@ -195,14 +220,24 @@ def generator_alone(bench: Bench) -> None:
 
 
 def exchange(
-    bench: Bench, site: Site, running: Running, contender: Contender, what: str, targets: int, window: int
+    bench: Bench,
+    site: Site,
+    running: Running,
+    contender: Contender,
+    what: str,
+    targets: int,
+    window: int,
 ) -> dict[str, float]:
     """A few closed-loop rounds on known targets; medians."""
     results, costs = [], []
     for _ in range(bench.scale.rounds):
         before = running.cpu()
         result = site.ask(
-            targets=targets, window=window, seconds=bench.scale.seconds, verify=bench.smoke, timeout=2.0
+            targets=targets,
+            window=window,
+            seconds=max(bench.scale.seconds, contender.patience),
+            verify=bench.smoke,
+            timeout=2.0,
         )
         costs.append((running.cpu() - before) / max(1, result.answered) * 1e6)
         results.append(result)
@@ -294,6 +329,49 @@ def resolve_one(bench: Bench, contender: Contender, targets: int) -> None:
     bench.add(
         "resolve", name=contender.name, targets=targets, known=known, cold=cold, warm=warm, peak_mb=peak
     )
+
+
+def arp(bench: Bench) -> None:
+    """IPv4: hosts are looked for, then known.  No more than fit into the kernel's neighbor table, of which
+    parprouted lives."""
+    alone(bench, "arp alone", asked4())
+    for contender in bench.arp_contenders:
+        for answer in contender.answers:
+            arp_one(bench, contender, answer)
+
+
+def arp_one(bench: Bench, contender: Contender, answer: str) -> None:
+    """One contender: other hosts for each window, which are cold; then all of them, warm."""
+    scale = bench.scale
+    count = scale.arp_targets
+    cold: dict[str, Any] = {}
+    with bench.running(contender, answer, 4) as (site, running):
+        for number, window in enumerate(COLD_WINDOWS):
+            result = site.ask(
+                targets=count,
+                skip=number * count,
+                window=window,
+                seconds=scale.cold_bound if contender.own else scale.peer_cold_bound,
+                once=True,
+                timeout=3.0,
+            )
+            what = f"{contender.name}, ARP, {answer}, cold, window {window}"
+            bench.judge(what, result, own=contender.own, complete=True)
+            cold[str(window)] = {
+                "rate": result.rate,
+                "p50_us": result.p50_us,
+                "answered": result.answered,
+                "lost": result.lost,
+            }
+            if not contender.own:
+                time.sleep(1.0)  # late answers; and parprouted makes its routes once a second
+        warm = {
+            str(window): exchange(
+                bench, site, running, contender, f"ARP, {answer}, warm", len(COLD_WINDOWS) * count, window
+            )
+            for window in WINDOWS
+        }
+    bench.add("arp", name=contender.name, answer=answer, targets=count, cold=cold, warm=warm)
 
 
 def loss(bench: Bench) -> None:
@@ -460,6 +538,7 @@ SECTIONS: Final[dict[str, Callable[[Bench], None]]] = {
     "generator": generator_alone,
     "always": always,
     "resolve": resolve,
+    "arp": arp,
     "loss": loss,
     "relay": relay,
     "first-answer": first_answer,
@@ -482,8 +561,8 @@ def machine(bench: Bench) -> dict[str, Any]:
         platform.machine(),
     )
     versions = {}
-    for contender in bench.contenders:
-        if contender.package:
+    for contender in (*bench.contenders, *bench.arp_contenders):
+        if contender.package not in {"", KERNEL}:
             query = ["dpkg-query", "-W", "-f", "${Version}", contender.package]
             done = subprocess.run(query, check=False, capture_output=True, text=True)
             versions[contender.package] = done.stdout if done.returncode == 0 else "unknown"
@@ -519,7 +598,8 @@ def times(base: dict[str, Any] | None, windows: dict[str, Any], window: int, wha
     value = windows[str(window)][what]
     if base is None or not base[str(window)][what]:
         return f"{value:,.0f}"
-    return f"{value:,.0f} ({value / base[str(window)][what]:.2f}x)"
+    ratio = value / base[str(window)][what]
+    return f"{value:,.0f} ({ratio:,.0f}x)" if ratio >= 100 else f"{value:,.0f} ({ratio:.2f}x)"
 
 
 def report(bench: Bench, where: dict[str, Any]) -> str:
@@ -545,6 +625,8 @@ def report(bench: Bench, where: dict[str, Any]) -> str:
         parts.append(report_always(rows["always"]))
     if "resolve" in rows:
         parts.append(report_resolve(rows["resolve"], bench.scale))
+    if "arp" in rows:
+        parts.append(report_arp(rows["arp"], rows["arp alone"]))
     if "loss" in rows:
         table = Table(["10,000 solicitations/s, 1,000 known hosts", "sent", "lost", "p50, us", "p99, us",
                        "longest, ms", "core busy"])  # fmt: skip
@@ -599,6 +681,39 @@ def report_resolve(rows: list[dict[str, Any]], scale: Scale) -> str:
         "(neighbors, per_port, per_host, resolutions, per_source, route_changes; pending 65,536), all "
         "addresses belong to one link-layer address. No data is forwarded: above gc_thresh3 of the kernel "
         "(1,024 by default) none could be, by any proxy.\n"
+    )
+    return f"{cold}\n{warm}\n{note}"
+
+
+def report_arp(rows: list[dict[str, Any]], alone: list[dict[str, Any]]) -> str:
+    """The rows of `arp`, cold and warm, beside parprouted and beside the host itself."""
+    cold = Table(["ARP, cold, answers/s", *(f"window {window}" for window in COLD_WINDOWS), "p50 at 1, us",
+                  "lost"])  # fmt: skip
+    warm = Table(["ARP, warm, answers/s", *(f"window {window}" for window in WINDOWS), "p50 at 1, us",
+                  "p99 at 1, us", "lost"])  # fmt: skip
+    itself = {str(row["window"]): row for row in alone}
+    host = itself["1"]["p50_us"]
+    base = next((row for row in rows if row["name"] == "parprouted"), None)
+    for table, windows in ((cold, COLD_WINDOWS), (warm, WINDOWS)):
+        rates = [f"{itself[str(window)]['rate']:,.0f}" for window in windows]
+        table.rows.append(
+            ["the host itself", *rates, f"{host:.0f}", *[""] * (len(table.head) - 2 - len(rates))]
+        )
+    for row in rows:
+        for table, windows, kind in ((cold, COLD_WINDOWS, "cold"), (warm, WINDOWS, "warm")):
+            found = row[kind]
+            rates = [times(base and base[kind], found, window, "rate") for window in windows]
+            p50 = f"{found['1']['p50_us']:,.0f} ({found['1']['p50_us'] - host:+,.0f})"
+            rest = [f"{found['1']['p99_us']:,.0f}"] if kind == "warm" else []
+            lost = sum(found[str(window)]["lost"] for window in windows)
+            table.rows.append([f"{row['name']} ({row['answer']})", *rates, p50, *rest, f"{lost:,}"])
+    count = rows[0]["targets"]
+    note = (
+        f"(x: times parprouted; +: more than the host itself.) Cold: {count:,} hosts for each window, each "
+        "asked for once. Warm: over all of them. The host itself is the generator beside its own responder. "
+        "The prefix is on-link upstream, where an owner has 3 ms to answer before one downstream is "
+        "believed. `proxy_arp` looks for nobody: it answers for every address that it has a route to, by "
+        "default up to 0.8 s later.\n"
     )
     return f"{cold}\n{warm}\n{note}"
 
@@ -660,7 +775,7 @@ def report_rest(rows: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> int:
     """Run the sections, print the report; 1 when an answer was wrong or missing."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="under a minute, right answers only")
+    parser.add_argument("--smoke", action="store_true", help="about a minute, right answers only")
     parser.add_argument("--quick", action="store_true", help="a minute or two, for tuning")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there too")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="only these sections")
@@ -675,11 +790,10 @@ def main() -> int:
     bench = Bench(keeper, scale, smoke=given.smoke)
     where = machine(bench)
     if given.contender:
-        bench.contenders = [
-            contender
-            for contender in bench.contenders
-            if any(part in contender.name for part in given.contender)
-        ]
+        bench.contenders, bench.arp_contenders = (
+            [contender for contender in there if any(part in contender.name for part in given.contender)]
+            for there in (bench.contenders, bench.arp_contenders)
+        )
     os.sched_setaffinity(0, {bench.own_core})  # inherited by what is started from here on
     try:
         with priority(bench.nice):

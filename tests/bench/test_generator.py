@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
-from tests.bench.load import OUTER, Result, command
+from tests.bench.load import ASKER4, FIRST4, OUTER, Result, asked4, command
 from tests.netns.lab import Host, Keeper, Lab, UnavailableError
 
 ASKER = "02:00:5e:10:00:01"
@@ -55,7 +55,14 @@ def answer(
     return Ether(src=PROXY, dst=ASKER) / ip / message / option
 
 
-def ask(asker: Host, proxy: Host, *frames: Packet) -> Result:
+def reply(**fields: object) -> Packet:
+    """An ARP reply to the asker, right but for `fields`; ``dst`` is that of the frame."""
+    ether = Ether(src=PROXY, dst=fields.pop("dst", ASKER))
+    right = {"op": 2, "hwsrc": PROXY, "psrc": str(FIRST4), "hwdst": ASKER, "pdst": ASKER4}
+    return ether / ARP(**{**right, **fields})
+
+
+def ask(asker: Host, proxy: Host, *frames: Packet, told: Sequence[str] = ()) -> Result:
     """Let the generator ask for ten targets at once, while these frames come in."""
     args = [
         "--ask",
@@ -70,7 +77,9 @@ def ask(asker: Host, proxy: Host, *frames: Packet) -> Result:
         "--timeout",
         "0.5",
     ]
-    process = asker.popen(command(CORE, *args, "--checksum"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = asker.popen(
+        command(CORE, *args, "--checksum", *told), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.readline()
     for frame in frames:
@@ -100,14 +109,37 @@ def test_wrong_answers_are_told(ends: tuple[Host, Host]) -> None:
     assert (result.answered, result.wrong, result.lost) == (0, len(frames), 10)
 
 
-def test_the_responder_answers_for_its_addresses_only(ends: tuple[Host, Host]) -> None:
+def test_a_right_arp_reply_counts_once(ends: tuple[Host, Host]) -> None:
+    """A padded one counts, a second one is extra; a request is no answer."""
+    frames = (reply(op=1), Ether(bytes(reply()) + bytes(18)), reply())
+    result = ask(*ends, *frames, told=asked4())
+    assert (result.sent, result.answered, result.extra, result.wrong, result.lost) == (10, 1, 1, 0, 9)
+
+
+def test_wrong_arp_replies_are_told(ends: tuple[Host, Host]) -> None:
+    """Each defect makes a reply wrong: it never counts."""
+    frames = [
+        reply(psrc=str(FIRST4 + 10)),  # the eleventh, which nobody asked for
+        reply(pdst="10.7.0.11"),
+        reply(hwdst=PROXY),
+        reply(hwsrc=ASKER),
+        reply(op=3),
+        reply(ptype=0x86DD),
+        reply(dst="ff:ff:ff:ff:ff:ff"),
+    ]
+    result = ask(*ends, *frames, told=asked4())
+    assert (result.answered, result.wrong, result.lost) == (0, len(frames), 10)
+
+
+@pytest.mark.parametrize("told", [[], asked4()], ids=["nd", "arp"])
+def test_the_responder_answers_for_its_addresses_only(ends: tuple[Host, Host], told: list[str]) -> None:
     """Twenty are asked for, ten belong to the responder: ten answers, all right."""
     asker, proxy = ends
     responder = proxy.popen(
-        command(CORE, "--respond", OUTER, "--targets", "10", "--seconds", "20"), stdout=subprocess.PIPE
+        command(CORE, "--respond", OUTER, "--targets", "10", "--seconds", "20", *told), stdout=subprocess.PIPE
     )
     assert responder.stdout is not None
     responder.stdout.readline()
     args = ["--ask", OUTER, "--targets", "20", "--window", "4", "--once", "--timeout", "0.5", "--checksum"]
-    result = Result.read(asker.run(command(CORE, *args)).stdout)
+    result = Result.read(asker.run(command(CORE, *args, *told)).stdout)
     assert (result.sent, result.answered, result.wrong, result.lost) == (20, 10, 0, 10)
