@@ -5,6 +5,11 @@ that names its defect, never as an exception.  Words are those of RFC 5227: a pr
 address is 0.0.0.0, an announcement one whose sender and target addresses are the same.
 
 A frame is laid out as in `portier.core.ndp`: a virtio-net header of ten bytes, then Ethernet.
+
+ARP has no flag by which a proxy's word gives way to the host's own, as Neighbor Discovery has (O=0, RFC 4861
+section 7.2.8).  Without one, two proxies between the same links take each other for the owner of every
+address.  So what is said on behalf of another bears a mark where every receiver expects padding: behind the
+28 octets of the packet, in the 18 that an Ethernet frame has at least.
 """
 
 from __future__ import annotations
@@ -35,11 +40,14 @@ BROADCAST: Final = b"\xff\xff\xff\xff"
 BROADCAST_MAC: Final = b"\xff\xff\xff\xff\xff\xff"
 _NO_MAC: Final = bytes(6)
 
+PROXIED: Final = b"proxied (RFC 1027)"
+
 _FIXED = Struct("!10x6s6s2sHHBBH6s4s6s4s")
 
 
 class Message(NamedTuple):
-    """A valid ARP packet.  ``sender`` is 0.0.0.0 in a probe; ``target_mac`` means nothing in a request."""
+    """A valid ARP packet.  ``sender`` is 0.0.0.0 in a probe; ``target_mac`` means nothing in a request;
+    ``proxied`` says that it bears the mark of a proxy."""
 
     operation: int
     ether_destination: bytes
@@ -48,6 +56,7 @@ class Message(NamedTuple):
     sender: bytes
     target_mac: bytes
     target: bytes
+    proxied: bool = False
 
 
 def parse(frame: bytes) -> Message | Verdict:
@@ -85,7 +94,8 @@ def parse(frame: bytes) -> Message | Verdict:
         return Verdict.BAD_SOURCE
     if operation == REQUEST and not _unicast(target):
         return Verdict.BAD_TARGET
-    return Message(operation, to_mac, from_mac, sender_mac, sender, target_mac, target)
+    proxied = frame[END : END + len(PROXIED)] == PROXIED
+    return Message(operation, to_mac, from_mac, sender_mac, sender, target_mac, target, proxied)
 
 
 def _unicast(address: bytes) -> bool:
@@ -117,14 +127,15 @@ def reply(to_mac: bytes, from_mac: bytes, link_layer: bytes, sender: bytes, targ
 
 
 class Reply:
-    """The replies that one asker on one port gets: all of the frame but the address is made once."""
+    """The replies on behalf of others that one asker on one port gets: all of the frame but the address is
+    made once."""
 
     __slots__ = ("_head", "_tail")
 
     def __init__(self, to_mac: bytes, from_mac: bytes, link_layer: bytes, asker: bytes) -> None:
         whole = reply(to_mac, from_mac, link_layer, UNSPECIFIED, asker)
         self._head = whole[:SENDER]
-        self._tail = whole[TARGET_MAC:]
+        self._tail = whole[TARGET_MAC:] + PROXIED
 
     def frame(self, target: bytes, _flags: int) -> bytes:
         """The reply for `target`; ARP has no flags."""

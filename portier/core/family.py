@@ -10,6 +10,7 @@ solicitation          Neighbor Solicitation                   request
 probe                 Neighbor Solicitation from ``::``       request from 0.0.0.0 (RFC 5227)
 advertisement         Neighbor Advertisement                  reply
 the same, unasked     the same with S=0                       request or reply with equal addresses
+the proxy's word      O=0                                     `portier.core.arp.PROXIED` behind the packet
 ====================  ======================================  ==============================================
 
 `read` turns a frame into what was `Heard`; a `Voice` makes the frames that one port sends in one family.
@@ -44,7 +45,8 @@ class Heard(NamedTuple):
     ``source`` is the address that asks, `target` the one that is asked for, probed for or advertised.
     ``link_layer`` is the link-layer address that the message names, b"" where it names none; ``nonce`` b""
     where there is none.  ``everybody`` says that it was for the whole link.  The flags are those of an
-    advertisement; ``router`` is None where the family has no such flag.
+    advertisement; ``router`` is None where the family has no such flag.  ``news`` says that it tells those
+    who have not heard of the host, and objects to nobody.
     """
 
     kind: Kind
@@ -101,12 +103,11 @@ def _read_arp(frame: bytes) -> Heard | Verdict:
     message = arp.parse(frame)
     if isinstance(message, Verdict):
         return message
-    operation, ether_destination, ether_source, sender_mac, sender, _, target = message
+    operation, ether_destination, ether_source, sender_mac, sender, _, target, proxied = message
     everybody = bool(ether_destination[0] & 1)
     if operation == arp.REQUEST and sender != target:
         kind = Kind.PROBE if sender == arp.UNSPECIFIED else Kind.SOLICITATION
         return Heard(kind, ether_source, sender, target, sender_mac, b"", everybody)
-    # ARP knows no answer that may be ignored: whoever has an entry takes the new link-layer address.
     solicited = operation == arp.REPLY and sender != target and not everybody
     return Heard(
         Kind.ADVERTISEMENT,
@@ -117,7 +118,8 @@ def _read_arp(frame: bytes) -> Heard | Verdict:
         b"",
         everybody,
         solicited=solicited,
-        override=True,
+        override=not proxied,
+        news=proxied and sender == target,
     )
 
 
@@ -283,7 +285,7 @@ class ArpVoice(Voice):
     def defence(self, to_mac: bytes, target: bytes, flags: int) -> bytes:
         """A reply, to the one who probes alone (RFC 5227 sections 2.1.1 and 2.6)."""
         del flags
-        return arp.reply(to_mac, self._mac, self._link_layer, target, arp.UNSPECIFIED)
+        return arp.reply(to_mac, self._mac, self._link_layer, target, arp.UNSPECIFIED) + arp.PROXIED
 
     def news(self, address: bytes, flags: int) -> bytes:
         """RFC 5227 section 2.3: an announcement, to whom it may concern."""
@@ -309,4 +311,4 @@ class ArpVoice(Voice):
         return b""
 
     def _announcement(self, address: bytes) -> bytes:
-        return arp.request(self._mac, address, address, link_layer=self._link_layer)
+        return arp.request(self._mac, address, address, link_layer=self._link_layer) + arp.PROXIED

@@ -1094,7 +1094,12 @@ class RouteEngine:
             self._refresh(entry, seen, now)
             return Verdict.HEARD
         if entry.override and seen.override is False:
-            return Verdict.HEARD  # O=0 changes nothing (RFC 4861 section 7.2.5)
+            # O=0 changes nothing but that the host is stale (RFC 4861 section 7.2.5): another proxy says that
+            # it is elsewhere now, and might be right.
+            entry.reachable = 0.0
+            self._set_ready(entry)
+            self._probe_if_stale(entry, now)
+            return Verdict.HEARD
         if entry.claim is None:
             entry.claim = Claim(port.ifindex, seen.mac, dad_until)
             entry.probes = 0

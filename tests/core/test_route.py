@@ -1436,8 +1436,23 @@ def test_an_advertisement_without_override_contests_nothing() -> None:
     play.learn(D, "::5", 5)
 
     assert play.na(E, "::5", 88, flags="S") is Verdict.HEARD
-    assert not play.sent
     assert not play.events
+    assert [(sent.kind, sent.port) for sent in play.sent] == [("PROBE", D)]
+    assert play.na(D, "::5", 5) is Verdict.HEARD
+    play.pass_time(10)
+    assert not play.sent
+    assert play.where("::5") == D
+
+
+@nd_only
+def test_a_host_that_another_proxy_has_now_is_let_go() -> None:
+    """It left without a word; what the other says makes it stale, and then it does not answer."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.na(U, "::5", 88, flags="")
+    play.pass_time(4)
+    assert play.where("::5") is None
+    assert play.route("::5") is None
 
 
 def test_isolate_is_not_for_the_hosts_own_traffic() -> None:

@@ -48,7 +48,7 @@ def test_nd_239_and_nd_251_an_answer_goes_to_the_asker_alone_and_names_it() -> N
     for _ in range(2):
         (answer,) = sent(play, U, arp.request(mac(1), ip(ROUTER), ip("::5")))
         assert answer == arp.Message(
-            arp.REPLY, mac(1), play.mac_of(U), play.mac_of(U), ip("::5"), mac(1), ip(ROUTER)
+            arp.REPLY, mac(1), play.mac_of(U), play.mac_of(U), ip("::5"), mac(1), ip(ROUTER), proxied=True
         )
 
 
@@ -224,7 +224,7 @@ def test_an_objection_goes_to_the_one_who_probes_alone() -> None:
     (defence,) = sent(play, U, arp.request(mac(5), ip("::5"), ip("::5")))
 
     assert defence == arp.Message(
-        arp.REPLY, mac(55), play.mac_of(D), play.mac_of(D), ip("::5"), mac(55), bytes(4)
+        arp.REPLY, mac(55), play.mac_of(D), play.mac_of(D), ip("::5"), mac(55), bytes(4), proxied=True
     )
 
 
