@@ -47,6 +47,7 @@ from portier.core.route import RouteEngine
 from portier.errors import ConfigError, PortierError, Refused
 from portier.runtime import reconcile
 from portier.runtime.events import EventLog
+from portier.runtime.feed import PACKET, Feed, Filter, Watcher
 from portier.runtime.recollection import Recollection
 from portier.runtime.reconcile import Planned, Reconciler, Round
 from portier.runtime.supervisor import GroupStatus, Supervisor
@@ -111,6 +112,7 @@ class Daemon:
         self._signals: list[int] = []
         self._service = Service()
         self._events = EventLog(time.monotonic, self._ring)
+        self._feed = Feed()
         self._load = functools.partial(configuration.load_in_child, self.config_path)
         self._digest = functools.partial(configuration.digest, self.config_path)
         self._problems: tuple[str, ...] = ()
@@ -155,7 +157,7 @@ class Daemon:
                 workers=self._supervisor,
                 load=self._load,
                 digest=self._digest,
-                emit=self._events.emit,
+                emit=self._emit,
                 after=self._ring,
                 recalled=self._recollection.known,
                 clock=time.monotonic,
@@ -319,15 +321,21 @@ class Daemon:
             open_memberships=Memberships,
             recollect=self._recollection.take,
             make_engine=make_relay if relays else RouteEngine,
+            feed=self._feed,
             on_event=self._hear,
             wake=self._wake,
             crashed=crashed,
         )
 
+    def _emit(self, event: Event) -> None:
+        """Tell of an event."""
+        self._events.emit(event)
+        self._feed.event(event)
+
     def _hear(self, event: Event) -> None:
         """Take an event of a worker's, in its thread."""
         self._news = self._news or event.kind in {EventKind.LOOP, EventKind.ROUTER}
-        self._events.emit(event)
+        self._emit(event)
         if event.kind in _CHANGES_HOSTS and self._save_at == math.inf:
             self._save_at = max(time.monotonic() + _SAVE_AFTER, self._saved)
             self._ring()
@@ -361,6 +369,7 @@ class Daemon:
             ("GET", "/v1/status"): self.status,
             ("GET", "/v1/neighbors"): self.neighbors,
             ("GET", "/v1/explain"): self.explain,
+            ("GET", "/v1/events"): self.watch,
             ("POST", "/v1/lift"): self.lift,
             ("POST", "/v1/reload"): self.reload,
             ("POST", "/v1/plan"): self.plan,
@@ -490,6 +499,33 @@ class Daemon:
             for name, hosts in self._supervisor.neighbors().items()
             for host in hosts
         ]
+
+    def watch(
+        self, group: str = "", port: str = "", address: str = "", kind: str = "", packets: str = ""
+    ) -> Watcher:
+        """What happens from now on, for `portier watch`.  Each filter is a list with blanks between; an
+        ``address`` may be a prefix.  ``packets`` is "1" for solicitations too, "frames" for all of them."""
+        kinds = sorted({*EventKind, PACKET})
+        if unknown := sorted(set(kind.split()).difference(kinds)):
+            raise Refused(f"no event is of kind {unknown[0]}: it is one of {', '.join(kinds)}", EXIT_USAGE)
+        if packets not in {"", "1", "frames"}:
+            raise Refused('packets is "1" or "frames"', EXIT_USAGE)
+        networks = []
+        for text in address.split():
+            try:
+                networks.append(ipaddress.ip_network(text))
+            except ValueError as error:
+                raise Refused(f"{text!r} is neither an address nor a prefix", EXIT_USAGE) from error
+        return self._feed.watch(
+            Filter(
+                groups=frozenset(group.split()),
+                ports=frozenset(port.split()),
+                kinds=frozenset(kind.split()),
+                networks=tuple(networks),
+                packets=bool(packets),
+                frames=packets == "frames",
+            )
+        )
 
     def lift(self, port: str) -> dict[str, Any]:
         """End the hold-down of a port, for `portier lift`."""

@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "show the steps that would be done now, doing none",
     "status": "show groups, ports, counters and what is wrong",
     "neighbors": "list the hosts known",
+    "watch": "show what happens, as it happens",
     "explain": "say why an address is answered for, or is not",
     "reload": "have the daemon read its configuration again, and wait for the outcome",
     "lift": "end the hold-down of a port (mode relay)",
@@ -167,10 +168,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE=CANDIDATE",
         help="judge the whole as if CANDIDATE were in FILE's place",
     )
-    for name in ("check", "plan", "status", "neighbors", "explain"):
+    for name in ("check", "plan", "status", "neighbors", "watch", "explain"):
         made[name].add_argument("--json", action="store_true", help="for programs")
     made["status"].add_argument("--strict", action="store_true", help="waiting ports count as degraded")
     made["explain"].add_argument("address", metavar="ADDR", help="the address that somebody asks for")
     made["explain"].add_argument("--on", metavar="PORT", help="the interface on which it is asked for")
+    watch = made["watch"]
+    for name, meaning in (
+        ("group", "only what is about this group"),
+        ("port", "only what is about this interface"),
+        ("address", "only what is about this address, or this prefix"),
+        ("kind", "only events of this kind: learned, moved, lost, conflict, packet and so on"),
+    ):
+        watch.add_argument(f"--{name}", action="append", default=[], metavar=name.upper(), help=meaning)
+    watch.add_argument("--packets", action="store_true", help="each solicitation too, with its verdict")
+    watch.add_argument(
+        "--write", type=Path, metavar="FILE", help="write the solicitations to FILE, a pcap; means --packets"
+    )
     made["lift"].add_argument("port", metavar="PORT", help="the interface, as `portier status` names it")
     return parser

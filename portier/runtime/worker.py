@@ -44,6 +44,7 @@ from portier.core.outcome import (
 )
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
+from portier.runtime.feed import Feed
 
 _BATCH: Final = 64  # frames from one port before the others, the timers and the calls have their turn
 _PATIENCE: Final = 5.0  # seconds in which a worker does what it was told, however busy it is
@@ -53,6 +54,7 @@ _HEADERS: Final = 10 + 14 + 40  # octets of a frame: the virtio-net, Ethernet an
 _LARGEST: Final = _HEADERS + 0xFFFF
 
 _T = TypeVar("_T")
+_Receive = Callable[[int, bytes, float], Outcome]
 
 log = logging.getLogger(__name__)
 
@@ -234,6 +236,7 @@ class Worker:
     handle, `open_memberships` what joins multicast groups, `make_engine` an engine that may ask the kernel
     handle and never sees it fail, `recollect` gives the hosts that an earlier process knew on ports, each
     once; all are called in the worker's thread.
+    `feed` takes the frames that the engine judges, with their verdicts, while somebody wants packets.
     `on_event` is told the engine's events, `wake` that something is no longer as the reconciler left it;
     both are called from that thread and must not block.  `crashed` is called when an exception has ended
     the worker, which touches nothing any more then, and has only sockets left to close.
@@ -248,6 +251,7 @@ class Worker:
         open_memberships: Callable[[], Memberships],
         recollect: Callable[[Bound], Sequence[KnownHost]],
         make_engine: Callable[[KernelOracle], Engine],
+        feed: Feed,
         on_event: Callable[[Event], None],
         wake: Callable[[str], None],
         crashed: Callable[[Exception], None],
@@ -260,6 +264,7 @@ class Worker:
         self._open_memberships = open_memberships
         self._recollect = recollect
         self._make_engine = make_engine
+        self._feed = feed
         self._on_event = on_event
         self._wake = wake
         self._crashed = crashed
@@ -277,6 +282,7 @@ class Worker:
         self._epoll: select.epoll
         self._ports: dict[int, _Open] = {}  # by file descriptor
         self._senders: dict[int, Callable[[bytes | memoryview], int]] = {}  # by interface index
+        self._names: dict[int, str] = {}  # of ports, by interface index
         self._buffer = bytearray()  # has room in mode relay
         self._bound: Bound | None = None
         self._faults: dict[str, str] = {}
@@ -367,6 +373,8 @@ class Worker:
                 self._epoll = stack.enter_context(select.epoll())
                 self._epoll.register(self._bell, select.EPOLLIN)
                 self.engine = self._make_engine(_Oracle(self._kernel))
+                if isinstance(self.engine, Relay):
+                    self._buffer = bytearray(_LARGEST)
                 self._loop(self.engine)
                 self._say(self._beacon.stop())
         except Exception as error:
@@ -394,7 +402,12 @@ class Worker:
         ports = self._ports
         carry_out = self._carry_out
         beacon = self._beacon
-        serve = self._relaying(engine) if isinstance(engine, Relay) else self._judging(engine)
+        feed = self._feed
+        # Two of each, so that it costs nothing to be able to publish.
+        serve, show = (
+            self._relaying(engine, receive) if isinstance(engine, Relay) else self._judging(receive)
+            for receive in (engine.receive, self._shown(engine))
+        )
         while not self._stopping:
             timeout = -1.0
             deadline = min(engine.deadline, beacon.deadline)
@@ -413,11 +426,25 @@ class Worker:
                     if descriptor == self._bell:
                         self._answer()
                     continue  # a port that was closed since
-                serve(port)
+                if feed.packets:
+                    show(port)
+                else:
+                    serve(port)
 
-    def _judging(self, engine: Engine) -> Callable[[_Open], None]:
-        """What serves a port in mode route: every frame is the engine's to judge."""
+    def _shown(self, engine: Engine) -> _Receive:
+        """The engine's `receive`, with all that it judges published."""
         receive = engine.receive
+        publish = self._feed.packet
+
+        def show(ifindex: int, frame: bytes, now: float) -> Outcome:
+            outcome = receive(ifindex, frame, now)
+            publish(self.name, self._names.get(ifindex, ""), frame, outcome.verdict)
+            return outcome
+
+        return show
+
+    def _judging(self, receive: _Receive) -> Callable[[_Open], None]:
+        """What serves a port in mode route: every frame is the engine's to judge, by its `receive`."""
         carry_out = self._carry_out
 
         def serve(port: _Open) -> None:
@@ -440,14 +467,13 @@ class Worker:
 
         return serve
 
-    def _relaying(self, engine: Relay) -> Callable[[_Open], None]:
+    def _relaying(self, engine: Relay, receive: _Receive) -> Callable[[_Open], None]:
         """What serves a port in mode relay: a frame of a known flow goes out of the buffer it came into,
-        any other is the engine's to judge."""
+        any other is the engine's to judge, by its `receive`."""
         forward = engine.forward
-        receive = engine.receive
         carry_out = self._carry_out
         senders = self._senders
-        buffer = self._buffer = bytearray(_LARGEST)
+        buffer = self._buffer
         view = memoryview(buffer)
 
         def serve(port: _Open) -> None:
@@ -576,6 +602,7 @@ class Worker:
             except OSError as error:
                 faults[new.name] = error.strerror or str(error)
         self._faults = faults
+        self._names = {port.ifindex: port.name for port in self._ports.values()}
         self._bound = bound
         self._carry_out(self._engine().configure(bound, rules, monotonic()))
         if hosts := self._recollect(bound):

@@ -18,15 +18,16 @@ import io
 import json
 import logging
 import os
+import select
 import socket
 import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 from urllib.parse import parse_qsl, urlencode
 
 from portier.errors import PortierError, Refused
@@ -40,17 +41,33 @@ _BACKLOG = 64
 _REQUEST_SECONDS = 5.0  # for all of a request's head, however it trickles in
 _REQUEST_BYTES = 16384
 _ANSWER_SECONDS = 30.0  # for a client to take the whole answer
+_STUCK_SECONDS = 600.0  # for one that watches to take anything
 
 Handler = Callable[..., object]
 
 log = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """An answer without an end, of JSON objects, one a line."""
+
+    def fileno(self) -> int:
+        """What is readable when there is something to take."""
+
+    def take(self) -> bytes:
+        """What there is now."""
+
+    def close(self) -> None:
+        """End: the client has gone."""
+
+
 class ControlServer:
     """Serves ``routes``, a mapping of (method, path) to handler, on the socket ``path`` until `close`.
 
-    A handler is called with the parameters of the query, by name, and returns something JSON can hold;
-    one that does not take them so is answered 400.  A `PortierError` it raises is told to the client
+    A handler is called with the parameters of the query, by name, and returns something JSON can hold, or a
+    `Stream`, which is passed on until the client goes, or takes nothing for ten minutes; one that does not
+    take them so is answered 400.  A `PortierError` it raises is told to the client
     (400), anything else is logged and answered 500.  Handlers run in threads of their own, several at
     a time.
 
@@ -236,9 +253,25 @@ class _Request(BaseHTTPRequestHandler):
             log.exception("control socket: %s %s failed", self.command, path)
             self._reply(500, {"error": f"{type(error).__name__} in the daemon: its log has the details"})
         else:
-            self._reply(200, answer)
+            if isinstance(answer, Stream):
+                with contextlib.closing(answer):
+                    self._pass_on(answer)
+            else:
+                self._reply(200, answer)
 
     do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_OPTIONS = _dispatch  # noqa: N815
+
+    def _pass_on(self, stream: Stream) -> None:
+        """Send what a stream has whenever it has something."""
+        self.connection.settimeout(_STUCK_SECONDS)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.end_headers()
+        poll = select.poll()
+        poll.register(self.connection, 0)  # which tells of a hang-up alone
+        poll.register(stream, select.POLLIN)
+        while all(descriptor == stream.fileno() for descriptor, _ in poll.poll()):
+            self.wfile.write(stream.take())
 
     def _reply(self, code: int, answer: object, headers: Mapping[str, str] | None = None) -> None:
         body = _encode(answer)
@@ -385,13 +418,39 @@ class ControlClient:
         """Answer of ``POST path``, decoded."""
         return self._request("POST", path, parameters)
 
-    def _request(self, method: str, path: str, parameters: Mapping[str, str]) -> Any:
+    def watch(self, path: str, **parameters: str) -> Generator[Any, None, None]:
+        """What ``GET path`` has to say from now on, object by object, until the daemon ends."""
         connection = _UnixConnection(self.path, self.timeout)
-        target = f"{path}?{urlencode(parameters)}" if parameters else path
         try:
-            connection.request(method, target)
-            response = connection.getresponse()
-            status, body = response.status, response.read()
+            with self._failures():
+                connection.request("GET", _target(path, parameters))
+                opened = connection.sock  # which an answer without an end has for itself, once it has begun
+                response = connection.getresponse()
+                if response.status != http.HTTPStatus.OK:
+                    self._decode(response.status, response.read())
+                opened.settimeout(None)
+        except BaseException:
+            connection.close()
+            raise
+        return self._entries(response)
+
+    def _entries(self, response: http.client.HTTPResponse) -> Generator[Any, None, None]:
+        with response, self._failures():
+            while (line := response.readline()).endswith(b"\n"):
+                yield self._decode(response.status, line)
+
+    def _request(self, method: str, path: str, parameters: Mapping[str, str]) -> Any:
+        with self._failures(), contextlib.closing(_UnixConnection(self.path, self.timeout)) as connection:
+            connection.request(method, _target(path, parameters))
+            with connection.getresponse() as response:
+                status, body = response.status, response.read()
+        return self._decode(status, body)
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn what goes wrong on the way into what to do about it."""
+        try:
+            yield
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise Refused(
                 f"no daemon answers on {self.path}: start one with `portier run`, or name its --runtime-dir",
@@ -409,8 +468,8 @@ class ControlClient:
             ) from error
         except (OSError, http.client.HTTPException) as error:
             raise Refused(f"the daemon behind {self.path} went away: {error}", EXIT_NO_DAEMON) from error
-        finally:
-            connection.close()
+
+    def _decode(self, status: int, body: bytes) -> Any:
         try:
             answer = json.loads(body)
         except ValueError as error:
@@ -421,3 +480,7 @@ class ControlClient:
             said = answer if isinstance(answer, dict) else {}
             raise Refused(str(said.get("error", f"status {status}")), int(said.get("exit", 1)))
         return answer
+
+
+def _target(path: str, parameters: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(parameters)}" if parameters else path

@@ -20,12 +20,35 @@ from portier.system import control
 from portier.system.control import SOCKET_NAME, ControlClient, ControlServer, Handler
 
 
+class Ticker:
+    """A stream that says what it is given."""
+
+    def __init__(self) -> None:
+        self.closed = threading.Event()
+        self._near, self._far = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self._near.fileno()
+
+    def take(self) -> bytes:
+        return self._near.recv(1 << 20)
+
+    def say(self, what: bytes) -> None:
+        self._far.sendall(what)
+
+    def close(self) -> None:
+        self._near.close()
+        self._far.close()
+        self.closed.set()
+
+
 class Daemon:
     """The handlers of a daemon that remembers what it was asked."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.reloads = 0
+        self.tickers: list[Ticker] = []
 
     def status(self) -> dict[str, Any]:
         """Say that all is well."""
@@ -52,6 +75,11 @@ class Daemon:
         """Have a bug."""
         raise RuntimeError("kaboom")
 
+    def watch(self) -> Ticker:
+        """Say something whenever it is poked."""
+        self.tickers.append(Ticker())
+        return self.tickers[-1]
+
     def slow(self) -> dict[str, Any]:
         """Take until the gate opens."""
         self.gate.wait(20)
@@ -75,6 +103,7 @@ def server(tmp_path: Path, daemon: Daemon) -> Iterator[ControlServer]:
         ("GET", "/refuse"): daemon.refuse,
         ("GET", "/crash"): daemon.crash,
         ("GET", "/slow"): daemon.slow,
+        ("GET", "/v1/events"): daemon.watch,
     }
     with ControlServer(tmp_path / SOCKET_NAME, routes) as running:
         yield running
@@ -397,3 +426,81 @@ def test_close_ends_requests_and_threads(tmp_path: Path, daemon: Daemon) -> None
             stack.enter_context(connected(server))
         server.close()
     assert not set(threading.enumerate()) - before
+
+
+def ticker(daemon: Daemon) -> Ticker:
+    """The stream that was opened last."""
+    deadline = time.monotonic() + 20
+    while not daemon.tickers:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return daemon.tickers[-1]
+
+
+def test_stream_goes_on(server: ControlServer, daemon: Daemon) -> None:
+    """Objects come as they are said, for longer than any answer may take to come, until the daemon ends."""
+    entries = ControlClient(server.path.parent, timeout=0.2).watch("/v1/events")
+    said: list[Any] = []
+    reader = threading.Thread(target=lambda: said.extend(entries))
+    reader.start()
+    stream = ticker(daemon)
+    stream.say(b'{"number": 1}\n{"number": 2}\n')
+    time.sleep(0.5)  # longer than the client waits for an answer
+    stream.say(b'{"number": 3}\n')
+    deadline = time.monotonic() + 20
+    while len(said) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    server.close()
+    reader.join(20)
+    assert said == [{"number": 1}, {"number": 2}, {"number": 3}]
+    assert stream.closed.wait(20)
+
+
+def test_stream_ends_with_its_client(server: ControlServer, daemon: Daemon) -> None:
+    """A watcher that goes is noticed though nothing happens; one that has said all it has to say stays."""
+    client = connected(server)
+    client.sendall(b"GET /v1/events HTTP/1.0\r\n\r\n")
+    client.shutdown(socket.SHUT_WR)
+    stream = ticker(daemon)
+    stream.say(b"{}\n")
+    said = b""
+    while not said.endswith(b"\n{}\n"):
+        chunk = client.recv(65536)
+        assert chunk
+        said += chunk
+    assert not stream.closed.is_set()
+    client.close()
+    assert stream.closed.wait(20)
+
+
+def test_stuck_streams_leave_the_socket_alone(server: ControlServer, daemon: Daemon) -> None:
+    """Watchers that take nothing keep nobody from asking, nor the server from ending."""
+    clients = []
+    for number in range(8):
+        clients.append(connected(server))
+        clients[-1].sendall(b"GET /v1/events HTTP/1.0\r\n\r\n")
+        deadline = time.monotonic() + 20
+        while len(daemon.tickers) <= number:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    for stream in daemon.tickers:
+        stream._far.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                stream.say(bytes(100_000))
+    assert ControlClient(server.path.parent).get("/v1/status")["healthy"]
+    begin = time.monotonic()
+    server.close()
+    assert time.monotonic() - begin < 10
+    for client in clients:
+        client.close()
+
+
+def test_refused_stream_says_why(server: ControlServer) -> None:
+    """A stream that is not to be is an error like any other."""
+    with pytest.raises(Refused, match="not now"):
+        ControlClient(server.path.parent).watch("/refuse")
+    with pytest.raises(Refused) as none:
+        ControlClient(server.path.parent / "none").watch("/v1/events")
+    assert none.value.exit_code == 4

@@ -37,6 +37,7 @@ from portier.core.outcome import (
 )
 from portier.core.rules import RuleTable
 from portier.errors import KernelError
+from portier.runtime.feed import Feed
 from portier.runtime.worker import Worker
 
 GROUP = bytes.fromhex("ff0200000000000000000001ff000005")
@@ -365,6 +366,7 @@ class World:
         self.engines: list[FakeEngine] = []
         self.recalled: list[KnownHost] = []
         self.memberships: list[FakeMemberships] = []
+        self.feed = Feed()
         self.events: list[Event] = []
         self.wakes: list[str] = []
         self.crashes: list[Exception] = []
@@ -383,6 +385,7 @@ class World:
             open_memberships=self._open_memberships,
             recollect=lambda bound: [host for host in self.recalled if host.group == bound.group.name],
             make_engine=self._make_engine,
+            feed=self.feed,
             on_event=self.events.append,
             wake=self.wakes.append,
             crashed=crashed or self.crashes.append,

@@ -36,6 +36,7 @@ class Scene:
                 open_memberships=FakeMemberships,
                 recollect=lambda _: (),
                 make_engine=RouteEngine,
+                feed=self.world.feed,
                 on_event=self.world.events.append,
                 wake=self.world.wakes.append,
                 crashed=crashed,
