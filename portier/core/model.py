@@ -126,6 +126,13 @@ class Rule:
     downstream: tuple[str, ...] = ()
     askers: tuple[Network, ...] = ()
 
+    @property
+    def version(self) -> int:
+        """Of IP, 4 or 6."""
+        if isinstance(self.prefix, Live):
+            return 4 if self.prefix is Live.UPSTREAM_IPV4 else 6
+        return self.prefix.version
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import translate
 from functools import lru_cache
@@ -96,6 +96,7 @@ class _Facts(NamedTuple):
     always: tuple[Network, ...]
     versions: frozenset[int]  # that rules are of
     kernel: tuple[Rule, ...]  # that leave the answer to the kernel, each for a single address
+    asks4: bool  # hosts are asked for by ARP
 
     @property
     def ipv4(self) -> bool:
@@ -830,24 +831,22 @@ def _quiet(priority: int, name: str) -> tuple[PolicyRule, ...]:
 def _facts(group: Group) -> _Facts:
     rules = group.rules
     return _Facts(
-        live=frozenset(_version(rule) for rule in rules if isinstance(rule.prefix, Live)),
+        live=frozenset(rule.version for rule in rules if isinstance(rule.prefix, Live)),
         unasked=any(rule.allow and rule.answer in {Answer.ALWAYS, Answer.ROUTED} for rule in rules),
         always=tuple(
             rule.prefix
             for rule in rules
             if rule.allow and rule.answer is Answer.ALWAYS and not isinstance(rule.prefix, Live)
         ),
-        versions=frozenset(_version(rule) for rule in rules),
+        versions=frozenset(rule.version for rule in rules),
         kernel=tuple(rule for rule in rules if rule.allow and rule.answer is Answer.KERNEL)
         if group.mode is Mode.ROUTE
         else (),
+        asks4=any(
+            rule.allow and rule.answer in {Answer.RESOLVE, Answer.ALWAYS} and rule.version == 4
+            for rule in rules
+        ),
     )
-
-
-def _version(rule: Rule) -> int:
-    if isinstance(rule.prefix, Live):
-        return 4 if rule.prefix is Live.UPSTREAM_IPV4 else 6
-    return rule.prefix.version
 
 
 # Relaying takes no address; asking for hosts and saying Packet Too Big do.
@@ -898,7 +897,7 @@ class _Binder:
             warnings = self.known.warnings
         else:
             warnings = self._warnings(bound, upstream)
-        problems = () if active or not self.group.upstream else (self._no_upstream(),)
+        problems = tuple(self._problems(active, bound))
         grace = self.group.timers.prefix_grace
         live = tuple(
             LivePrefix(network, lost[network] + grace - self.now if network in lost else None)
@@ -1105,6 +1104,18 @@ class _Binder:
                     "what is for hosts behind, unless routes of yours say otherwise"
                 )
         return tuple(warnings)
+
+    def _problems(self, active: str | None, bound: Bound) -> Iterator[str]:
+        name = self.group.name
+        if self.group.upstream and not active:
+            yield self._no_upstream()
+        elif self.facts.asks4 and bound.ports and not any(port.source4 for port in bound.ports):
+            port = bound.ports[0].name
+            yield f"group {name}: no IPv4 address to ask from, so no host is found by ARP: give {port} one"
+        for report in self.reports:
+            # Of upstream candidates another one may do.
+            if report.state == "refused" and report.name in self.group.downstream:
+                yield f"group {name}: {report.name} is refused: {report.reason}"
 
     def _no_upstream(self) -> str:
         states = ", ".join(f"{r.name}: {r.reason}" for r in self.reports if r.role is Role.UPSTREAM)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +309,19 @@ def test_port_without_address_relays_only(kernel: FakeKernel) -> None:
     assert port.source is None
     assert reasons(report)["tap-4"] == ("waiting", "no usable address")
     assert "tap-4" not in {rule.iif for rule in want.rules}
+
+
+@pytest.mark.parametrize("answer", [Answer.RESOLVE, Answer.ROUTED])
+def test_no_ipv4_address_to_ask_from_degrades(kernel: FakeKernel, answer: Answer) -> None:
+    """ARP requests bear an IPv4 address of their sender.  Who asks for nobody needs none."""
+    four = Rule(prefix=IPv4Network("192.0.2.0/24"), answer=answer)
+    config = Config(groups=(group(rules=(four,)),))
+    _, report, _ = desired(config, kernel)
+    lack = "group guests: no IPv4 address to ask from, so no host is found by ARP: give eth0 one"
+    assert report.groups[0].problems == ((lack,) if answer is Answer.RESOLVE else ())
+    kernel.add_address("eth0", "192.0.2.1/24")
+    _, report, _ = desired(config, kernel)
+    assert report.groups[0].problems == ()
 
 
 def test_source_is_link_local_before_others_and_fresh_before_deprecated(kernel: FakeKernel) -> None:
