@@ -61,6 +61,7 @@ from portier.system.multicast import Memberships
 from portier.system.packet import PacketPort
 from portier.system.record import Record
 from portier.system.service import Service
+from portier.system.sysctl import too_few_neighbors
 from portier.system.watch import ConfigWatch
 
 EXIT_USAGE: Final = 64
@@ -90,7 +91,9 @@ _ANSWERED: Final = frozenset(
     # The last: in mode relay the owner answers for itself.
     {Verdict.ANSWERED, Verdict.DEFENDED, Verdict.OWN_ADDRESS, Verdict.KERNEL, Verdict.RELAYED}
 )
-_GC_THRESH3: Final = "net/ipv6/neigh/default/gc_thresh3"
+# How much a group has to say that does not answer; all others more.  A group in mode relay has a word about
+# any IPv6 address.
+_WEIGHTS: Final = {None: 0, Verdict.NO_RULE: 1, Verdict.NOT_IPV6: 1, Verdict.RESOLVING: 2}
 
 _Found = tuple[list[str], Verdict | None]
 """The steps of an explanation, and where they lead; None when no engine could be asked."""
@@ -417,20 +420,17 @@ class Daemon:
 
     def _group(self, of: GroupReport, worker: GroupStatus | None) -> dict[str, Any]:
         group = of.group
-        limit = _neighbor_limit()
-        warnings = list(of.warnings)
-        if group.mode is Mode.ROUTE and limit is not None and group.limits.neighbors > limit:
-            warnings.append(
-                f"limits.neighbors is {group.limits.neighbors}, but this kernel keeps at most {limit} IPv6 "
-                f"neighbors, for all namespaces together: sysctl -w "
-                f"net.ipv6.neigh.default.gc_thresh3={2 * group.limits.neighbors}"
-            )
+        # In mode relay, without rules, the kernel resolves nothing but what this host sends itself.
+        versions = {rule.version for rule in group.rules}
+        warnings = [*of.warnings, *too_few_neighbors(group.limits.neighbors, versions)]
         if worker is not None and (refused := worker.wires.joined.refused):
             warnings.append(
                 f"{refused} multicast groups could not be joined ({worker.wires.joined.error}): a switch "
                 f"that snoops MLD may keep solicitations back"
             )
-        warnings += [line for router in (worker.routers if worker else ()) for line in _missed(router, of)]
+        routers = worker.routers if worker is not None else ()
+        if group.mode is Mode.ROUTE:
+            warnings += [line for router in routers for line in _missed(router, of)]
         return {
             "name": group.name,
             "mode": group.mode.value,
@@ -438,7 +438,7 @@ class Daemon:
             "uplink_table": (of.tables.uplink or None) if of.tables else None,
             "upstream": {"candidates": list(group.upstream), "active": of.active},
             "ports": [_port(port, worker) for port in of.ports],
-            "routers": [_router(router) for router in (worker.routers if worker else ())],
+            "routers": [_router(router) for router in routers],
             "live": [{"prefix": str(live.prefix), "grace_left": live.grace_left} for live in of.live],
             "rules": len(group.rules),
             "neighbors": worker.neighbors if worker else 0,
@@ -605,7 +605,7 @@ class Daemon:
 
     def _explain_anywhere(self, groups: tuple[GroupReport, ...], target: bytes) -> _Found:
         """Explain for the group that has most to say: one that answers, else one that has a rule."""
-        best: _Found = ["no group is configured"], None
+        best: _Found | None = None
         ready = [of for of in groups if of.active is not None or not of.group.upstream]
         names = [of.group.name for of in ready]
         explained = dict(zip(names, self._explain_in(ready, target, None), strict=True))
@@ -614,9 +614,9 @@ class Daemon:
             found = explained.get(of.group.name, missing)
             if found[1] in _ANSWERED:
                 return found
-            if best[1] in {None, Verdict.NO_RULE}:
+            if best is None or _WEIGHTS.get(found[1], 3) > _WEIGHTS.get(best[1], 3):
                 best = found
-        return best
+        return best or (["no group is configured"], None)
 
     def _explain_on(self, groups: tuple[GroupReport, ...], target: bytes, on: str) -> _Found:
         reason = f"no group names {on} or matches it"
@@ -890,14 +890,6 @@ def _raise_descriptors() -> None:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
             return
-
-
-def _neighbor_limit() -> int | None:
-    """How many IPv6 neighbors the kernel keeps; None where it does not tell (in most namespaces)."""
-    try:
-        return int(Path("/proc/sys", _GC_THRESH3).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
 
 
 def _log_thread_failure(arguments: threading.ExceptHookArgs) -> None:

@@ -31,13 +31,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _waiting(status: dict[str, Any]) -> list[str]:
-    """The ports that are not in use, as problems."""
-    return [
-        f"{group['name']}: {port['name']} is {_state(port)}: {_why(port) or 'not there yet'}"
+    """The ports that are not in use, as problems; but for those that the daemon names as such itself."""
+    lines = [
+        f"group {group['name']}: {port['name']} is {_state(port)}: {_why(port) or 'not there yet'}"
         for group in status["groups"]
         for port in group["ports"]
-        if not _in_service(port)
+        if not _in_service(port) and _state(port) != "hold-down"
     ]
+    return [line for line in lines if line not in status["problems"]]
 
 
 def render(status: dict[str, Any], columns: int, waiting: list[str]) -> Iterator[str]:

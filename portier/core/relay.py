@@ -176,6 +176,15 @@ class Flow(NamedTuple):
     counts: list[int]
 
 
+class _Router(NamedTuple):
+    """A default router of the link: where it is, until when, and what it said last."""
+
+    ifindex: int
+    mac: bytes
+    until: float
+    said: rewrite.Advertised
+
+
 class _Attached:
     """A port and what the engine keeps with it."""
 
@@ -250,7 +259,7 @@ class RelayEngine:
         self._next_hops: dict[bytes, set[int]] = {}
         self._behind = Prefixes()
         self._on_link = Prefixes()
-        self._routers: dict[bytes, float] = {}
+        self._routers: dict[bytes, _Router] = {}
         self._prefixes: dict[IPv6Network, float] = {}
         self._hosts: dict[bytes, _Host] = {}
         self._shares: Shares[_Entry] = Shares()
@@ -560,7 +569,8 @@ class RelayEngine:
         if entry is not None:
             entry.router = True
         if said.lifetime and (message.source in self._routers or len(self._routers) < _ROUTERS):
-            self._routers[message.source] = now + said.lifetime
+            mac = message.link_layer or message.ether_source
+            self._routers[message.source] = _Router(port.ifindex, mac, now + said.lifetime, said)
         elif not said.lifetime:
             self._routers.pop(message.source, None)
         fresh = False
@@ -710,10 +720,10 @@ class RelayEngine:
         if destination in self._hosts or self._near(destination, now):
             return destination
         found: tuple[State | int, bytes] = (-1, destination)
-        for router, until in self._routers.items():
+        for router, told in self._routers.items():
             host = self._hosts.get(router)
             best = host.best if host else None
-            if now < until and (best is None or best.ifindex != port.ifindex):
+            if now < told.until and (best is None or best.ifindex != port.ifindex):
                 found = max(found, (best.state if best else 0, router))
         return found[1]
 
@@ -721,7 +731,7 @@ class RelayEngine:
         """Whether an address is on the link; without a router all are."""
         if link_local(address) or self._on_link.get(address):
             return True
-        return not any(now < until for until in self._routers.values())
+        return not any(now < told.until for told in self._routers.values())
 
     def _say_too_big(self, port: _Attached, frame: bytes, mtu: int, now: float) -> None:
         """Tell the sender of a packet that it does not fit, if it may be told (RFC 4443 section 2.4)."""
@@ -1199,9 +1209,23 @@ class RelayEngine:
         """Which part each port takes."""
         return self._guard.standings(now)
 
-    def routers(self, _now: float) -> list[RouterInfo]:
-        """None: hosts hear the routers themselves, and there are no prefixes to know of."""
-        return []
+    def routers(self, now: float) -> list[RouterInfo]:
+        """The routers of the link, with the on-link prefixes that they told last."""
+        ports = self._ports
+        return [
+            RouterInfo(
+                address,
+                ports[told.ifindex].name,
+                told.mac,
+                told.until - now,
+                told.said.managed,
+                told.said.other,
+                frozenset(prefix.network for prefix in told.said.prefixes if prefix.on_link),
+                told.said.name_servers,
+            )
+            for address, told in list(self._routers.items())
+            if now < told.until and told.ifindex in ports
+        ]
 
     def wanted_routes(self) -> frozenset[HostRoute]:
         """The host routes that should be in the kernel."""
@@ -1232,6 +1256,12 @@ class RelayEngine:
 
     def _judge(self, port: _Attached, address: bytes, now: float, say: Say) -> Verdict:
         """What becomes of a solicitation for `address`; `say` is told each step in words."""
+        if len(address) == 4:
+            say("mode relay relays IPv6 alone")
+            return Verdict.NOT_IPV6
+        if address[0] == 0xFF:
+            say("nobody asks for a multicast address; packets for it are relayed to all other ports")
+            return Verdict.BAD_TARGET
         if self._is_own(port, address):
             homes = self._own.get(address)
             if homes is None or port.ifindex in homes:
@@ -1256,13 +1286,19 @@ class RelayEngine:
         for entry in entries.values():
             home = self._ports[entry.ifindex]
             say(
-                "known on {} with link-layer address {}, {}", home.name, mac_text(entry.mac), entry.state.name
+                "known on {} with link-layer address {}, {}",
+                home.name,
+                mac_text(entry.mac),
+                entry.state.name.lower(),
             )
         self._judge_data(port, address, now, say)
         if not entries:
             say("nobody is known to have it")
             return Verdict.RESOLVING
-        return Verdict.SAME_PORT if entries.keys() == {port.ifindex} else Verdict.RELAYED
+        places = [self._ports[ifindex] for ifindex in entries if ifindex != port.ifindex]
+        if not places:
+            return Verdict.SAME_PORT
+        return Verdict.RELAYED if any(place.gate.open for place in places) else self._closed(places[0])
 
     def _judge_data(self, port: _Attached, address: bytes, now: float, say: Say) -> None:
         target = self._next_hop(port, address, now)
@@ -1274,5 +1310,7 @@ class RelayEngine:
             say("packets for it wait while {} is solicited on the other ports", text(target))
         elif best.ifindex == port.ifindex:
             say("packets for it that arrive on {} are dropped: it is there itself", port.name)
+        elif not (out := self._ports[best.ifindex]).gate.open:
+            say("packets for it are dropped: {} does not take part", out.name)
         else:
-            say("packets for it leave by {}", self._ports[best.ifindex].name)
+            say("packets for it leave by {}", out.name)

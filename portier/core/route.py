@@ -1669,14 +1669,24 @@ class RouteEngine:
             port = next(iter(self._ports.values()), None)
         if port is None:
             return Explanation(Verdict.NOWHERE, ("the group has no such port in use",))
-        steps = [f"a solicitation for {text(address)} arrives on {port.port.name}"]
+        asked = "an ARP request" if len(address) == 4 else "a solicitation"
+        steps = [f"{asked} for {text(address)} arrives on {port.port.name}"]
 
         def say(template: str, *values: object) -> None:
             steps.append(template.format(*values))
 
-        decision = self._judge(port, address, self._likely_asker(port, address), now, say)
-        steps.append(f"verdict: {decision.verdict.label}")
-        return Explanation(decision.verdict, tuple(steps))
+        verdict = self._judge(port, address, self._likely_asker(port, address), now, say).verdict
+        if verdict is Verdict.KERNEL and len(address) == 4:
+            # Linux arp_process: it answers from an entry where it would forward to another interface.
+            out = self._kernel.route(address, port.port.table)
+            if out in {0, port.ifindex}:
+                where = f"leaves by {port.port.name} itself" if out else "is the default route, or none"
+                steps.append(
+                    f"but the kernel's route for it {where}, so it is silent: make one by another port"
+                )
+                verdict = Verdict.NO_ROUTE
+        steps.append(f"verdict: {verdict.label}")
+        return Explanation(verdict, tuple(steps))
 
     def lift(self, _ifindex: int, _now: float) -> Outcome:
         """Leave all as it is: no port is ever held down in this mode."""

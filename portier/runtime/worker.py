@@ -150,7 +150,7 @@ class Engine(Protocol):
         """List the parts that ports take in mode relay; nothing in mode route."""
 
     def routers(self, now: float, /) -> list[RouterInfo]:
-        """List the routers whose Router Advertisements are relayed in mode route."""
+        """List the routers whose Router Advertisements are relayed."""
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Count frames by port and verdict."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,22 @@ def write(path: str, value: str) -> None:
             os.close(descriptor)
     except OSError as error:
         raise _failure(f"set sysctl {path} to {value}", error) from error
+
+
+def too_few_neighbors(wanted: int, versions: Iterable[int]) -> Iterator[str]:
+    """In words, of which versions of IP the kernel keeps fewer neighbors than are `wanted`.  In most network
+    namespaces it does not tell."""
+    for version in sorted(versions, reverse=True):
+        limit = f"net/ipv{version}/neigh/default/gc_thresh3"
+        try:
+            most = int(read(limit) or wanted)
+        except (KernelError, ValueError):
+            continue
+        if wanted > most:
+            yield (
+                f"limits.neighbors is {wanted}, but this kernel keeps at most {most} IPv{version} neighbors, "
+                f"for all namespaces together: sysctl -w {limit.replace('/', '.')}={2 * wanted}"
+            )
 
 
 def _place(path: str) -> Path:

@@ -66,7 +66,7 @@ def test_strict_counts_waiting_ports(scene: Scene) -> None:
     assert scene.portier.cli("status").returncode == 0
     strict = scene.portier.cli("status", "--strict")
     assert strict.returncode == 3
-    assert "! lan: later0 is waiting" in strict.stdout
+    assert "! group lan: later0 is waiting" in strict.stdout
 
 
 def test_neighbors(scene: Scene) -> None:

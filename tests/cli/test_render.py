@@ -138,7 +138,7 @@ def test_ports_in_trouble_come_before_the_others() -> None:
 
 
 def test_a_relay_shows_what_part_its_ports_take() -> None:
-    """Of a port in hold-down: why, and how long it lasts; `status --strict` counts it and those that wait."""
+    """Of a port in hold-down: why, and how long it lasts; `status --strict` counts those that wait too."""
 
     def relay(value: dict[str, Any]) -> None:
         group = value["groups"][0]
@@ -164,7 +164,7 @@ def test_a_relay_shows_what_part_its_ports_take() -> None:
     value = copy.deepcopy(HEALTHY)
     relay(value)
     told = [line.split(":")[1] for line in status._waiting(value)]
-    assert told == [" tap-3 is hold-down", " tap-4 is waiting for RAs"]
+    assert told == [" tap-4 is waiting for RAs"], "a hold-down is a problem in any case"
 
 
 def test_a_hundred_good_ports_do_not_scroll_away_the_bad_one() -> None:
@@ -196,7 +196,7 @@ def test_it_fits_the_terminal(columns: int) -> None:
 
 def test_strict_shows_why_it_is_degraded() -> None:
     """With --strict a waiting port is a problem like any other."""
-    assert status._waiting(HEALTHY) == ["guests: tap-3 is waiting: no usable address"]
+    assert status._waiting(HEALTHY) == ["group guests: tap-3 is waiting: no usable address"]
     lines = rendered(waiting=status._waiting(HEALTHY))
     assert lines[0] == "portier is degraded: 1 problem"
 

@@ -956,10 +956,18 @@ def test_explain_says_what_becomes_of_solicitations_and_of_data() -> None:
     assert found.verdict is RELAYED
     words = "\n".join(found.steps)
     assert "relayed to up0, down1" in words
-    assert "known on down1 with link-layer address 02:00:00:00:00:0b, REACHABLE" in words
+    assert "known on down1 with link-layer address 02:00:00:00:00:0b, reachable" in words
     assert "packets for it leave by down1" in words
     assert "wait while" in "\n".join(play.engine.explain(ip("::77"), D, play.now).steps)
     assert play.engine.explain(ip("fe80::2"), D, play.now).verdict is Verdict.OWN_ADDRESS
+
+
+@pytest.mark.parametrize(
+    ("address", "verdict"), [(bytes([192, 0, 2, 1]), Verdict.NOT_IPV6), (ip("ff02::1"), Verdict.BAD_TARGET)]
+)
+def test_explain_of_what_nobody_asks_for_here(address: bytes, verdict: Verdict) -> None:
+    """IPv4 is not relayed, and for multicast addresses there are no solicitations."""
+    assert known().engine.explain(address, D, 0.0).verdict is verdict
 
 
 def test_ask_looks_for_a_neighbor_on_all_ports() -> None:

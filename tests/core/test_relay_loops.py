@@ -521,3 +521,29 @@ def test_hold_down_may_be_switched_off_by_its_length() -> None:
     play = running(timers=Timers(hold_down=0.0))
     play.receive(D, advertised(7))
     assert play.part(D) == ACTIVE
+
+
+# -- words ---------------------------------------------------------------------------------------------------
+
+
+def test_explain_says_that_a_host_behind_a_port_in_hold_down_is_not_reached() -> None:
+    """Neither by solicitations nor by data, and so the verdict is the port's state."""
+    play = running()
+    play.learn(E, 0xB)
+    assert play.engine.explain(ip("::b"), U, play.now).verdict is Verdict.RELAYED
+    play.receive(E, advertised(7))
+    found = play.engine.explain(ip("::b"), U, play.now)
+    assert found.verdict is Verdict.HOLD_DOWN
+    words = "\n".join(found.steps)
+    assert "down1 does not take part: a Router Advertisement" in words
+    assert "packets for it are dropped: down1 does not take part" in words
+    assert "leave by" not in words
+
+
+def test_the_routers_of_the_link_are_known() -> None:
+    """Where each is, for how long it is one, and what it tells; those that stop being one are not."""
+    play = running()
+    (router,) = play.engine.routers(play.now)
+    assert (router.address, router.port, router.mac) == (ip("fe80::1:1"), "up0", mac(1))
+    assert 0 < router.lifetime <= 1800
+    assert play.engine.routers(play.now + 1801) == []

@@ -282,7 +282,18 @@ def test_probes_for_what_the_kernel_answers_are_defended_here() -> None:
     assert play.dad(D, "::5", 5) is Verdict.KERNEL
     assert play.na(D, "::5", 5) is Verdict.NOT_HANDLED
     assert play.engine.table_size() == 0
-    assert play.engine.explain(ip("::5"), U, play.now).verdict is Verdict.KERNEL
+
+
+def test_explain_tells_where_the_kernel_has_an_entry_and_is_silent() -> None:
+    """With ARP it answers only for what it routes to another interface than the asker's."""
+    rule = Rule(prefix=net(LAN.__class__("2001:db8:7::5/128")), answer=Answer.KERNEL, downstream=("down0",))
+    play = Playbook(rules=(rule,))
+    for out, verdict in ((D, Verdict.KERNEL), (U, Verdict.NO_ROUTE), (0, Verdict.NO_ROUTE)):
+        play.kernel.routes = {ip("::5"): out}
+        found = play.engine.explain(ip("::5"), U, play.now)
+        assert found.verdict is verdict
+        assert found.steps[0].startswith("an ARP request for")
+        assert ("so it is silent" in "\n".join(found.steps)) == (verdict is Verdict.NO_ROUTE)
 
 
 # -- explain -------------------------------------------------------------------------------------------------
