@@ -20,6 +20,7 @@ from portier import config
 from portier.cli import exits, text
 from portier.core import plan
 from portier.core.model import (
+    Announce,
     Answer,
     Config,
     Group,
@@ -27,6 +28,8 @@ from portier.core.model import (
     Live,
     LoopProtection,
     Mode,
+    Multicast,
+    RouterAdvertisements,
     Routes,
     Rule,
     Scope,
@@ -35,6 +38,7 @@ from portier.core.rules import matches
 from portier.errors import ConfigError, PortierError
 from portier.system.kernel import Kernel
 from portier.system.record import Record
+from portier.system.sysctl import too_few_neighbors
 
 _MEANINGS = {
     Answer.RESOLVE: "asked for behind, answered when the host answers (resolve)",
@@ -60,7 +64,16 @@ _LOOPS = {
     LoopProtection.DROP: "an RA from behind, or one of another proxy, is dropped and reported",
     LoopProtection.OFF: "nothing but what comes back just as it went out is dropped",
 }
-_GC_THRESH3 = Path("/proc/sys/net/ipv6/neigh/default/gc_thresh3")
+_ROUTERS = (
+    "Router Advertisements are passed on to the downstreams, and what hosts ask of routers to the upstream; "
+    "DHCPv6 is not"
+)
+_ANNOUNCE = {
+    Announce.OFF: "nothing: other ports are not told of hosts learned or moved",
+    Announce.SOLICIT: (
+        "hosts learned or moved, on the other ports: a router by a solicitation for its own address"
+    ),
+}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -121,7 +134,8 @@ def render(config: Config, files: tuple[Path, ...], warnings: list[str], columns
 def _group(group: Group, columns: int) -> Iterator[str]:
     yield f"group {group.name}, mode {group.mode}"
     if not group.upstream:
-        upstream = "none: the downstreams are proxied to each other"
+        done = "relayed" if group.mode is Mode.RELAY else "proxied"
+        upstream = f"none: the downstreams are {done} to each other"
     elif len(group.upstream) == 1:
         upstream = group.upstream[0]
     else:
@@ -137,12 +151,19 @@ def _group(group: Group, columns: int) -> Iterator[str]:
             table = "a table of the group's own"
     said = f"{table}, metric {routes.metric}, protocol {routes.protocol}" if routes else "none made"
     told = ["name", "upstream", "downstream", "mode", "rules", "routes", "isolate", "scope"]
+    told += ["router_advertisements", "announce", "multicast", "loop_protection"]
     if group.mode is Mode.RELAY:
         rows.append(("relayed", _RELAYED))
         rows.append(("not relayed", "IPv4"))
         rows.append(("loops", _LOOPS[group.loop_protection].format(text.span(group.timers.hold_down))))
         said += ", for the traffic of this host itself" if routes else ""
-        told += ["router_advertisements", "announce", "loop_protection"]
+    else:
+        if group.router_advertisements is RouterAdvertisements.RELAY:
+            rows.append(("routers", _ROUTERS))
+        if group.announce in _ANNOUNCE:
+            rows.append(("announced", _ANNOUNCE[group.announce]))
+    if group.multicast is Multicast.ROUTER:
+        rows.append(("multicast", "drawn by advertising a multicast router on every port (RFC 4286)"))
     rows.append(("host routes", said))
     other = _differences(group, Group(name=""), leave=tuple(told))
     if other:
@@ -167,7 +188,7 @@ def _rule(rule: Rule) -> tuple[str, str]:
     what = _LIVE[rule.prefix] if isinstance(rule.prefix, Live) else str(rule.prefix)
     how = _MEANINGS[rule.answer] if rule.allow else "not proxied (deny)"
     if rule.host:
-        how += f"; only addresses like {_pattern(rule.host)}"
+        how += f"; only addresses like {_pattern(rule.host, rule.version)}"
     if rule.downstream:
         how += f"; only on {_patterns(rule.downstream)}"
     if rule.askers:
@@ -175,8 +196,9 @@ def _rule(rule: Rule) -> tuple[str, str]:
     return what, how
 
 
-def _pattern(host: HostPattern) -> str:
-    return f"{ipaddress.IPv6Address(host.value)}/{ipaddress.IPv6Address(host.mask)}"
+def _pattern(host: HostPattern, version: int) -> str:
+    address = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
+    return f"{address(host.value)}/{address(host.mask)}"
 
 
 def _patterns(patterns: tuple[str, ...]) -> str:
@@ -218,47 +240,52 @@ def kernel_warnings(config: Config, runtime_dir: Path) -> Iterator[str]:
     _, report, _ = plan.desired(config, snapshot, plan.Memory(), now=0.0)
     for of in report.groups:
         if of.active is not None:
+            yield from of.problems
             yield from (f"group {of.group.name}: {warning}" for warning in of.warnings)
 
 
 def limit_warnings(config: Config) -> Iterator[str]:
     """Where the kernel keeps fewer neighbors than the configuration allows."""
-    try:
-        most = int(_GC_THRESH3.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return
-    # In mode relay the kernel resolves nothing but what this host itself sends.
-    wanted = max((group.limits.neighbors for group in config.groups if group.mode is Mode.ROUTE), default=0)
-    if wanted > most:
-        yield (
-            f"limits.neighbors is {wanted}, but this kernel keeps at most {most} IPv6 neighbors, for all "
-            f"namespaces together: sysctl -w net.ipv6.neigh.default.gc_thresh3={2 * wanted}"
-        )
+    for version in (6, 4):
+        groups = [group for group in config.groups if version in _versions(group)]
+        wanted = max((group.limits.neighbors for group in groups), default=0)
+        yield from too_few_neighbors(wanted, (version,))
+
+
+def _versions(group: Group) -> frozenset[int]:
+    """The versions of IP that the kernel routes for a group; in mode relay it does so for none."""
+    return frozenset(rule.version for rule in group.rules)
 
 
 def separation(config: Config) -> Iterator[str]:
     """That groups and ``isolate`` separate solicitations and not packets, but with `scope: group`, and how to
     separate those."""
-    lines: list[str] = []
+    lines: dict[str, list[str]] = {"ip6": [], "ip": []}
     for group in config.groups:
-        if group.mode is Mode.RELAY or group.scope is Scope.GROUP:
-            continue  # the kernel forwards nothing that comes in by its ports, or nothing across
-        if group.isolate:
-            lines += _crossings([group.downstream], [group.downstream], config, group, group)
-        for other in config.groups:
-            if other is not group:
+        if group.scope is Scope.GROUP:
+            continue  # the kernel forwards nothing across that comes in by its ports
+        for family, version in (("ip6", 6), ("ip", 4)):
+            if version not in _versions(group):
+                continue
+            if group.isolate:
+                lines[family] += _crossings([group.downstream], [group.downstream], config, group, group)
+            for other in config.groups:
+                if other is group or version not in (_versions(other) or {6}):
+                    continue
                 mine, theirs = (group.upstream, group.downstream), (other.upstream, other.downstream)
-                lines += _crossings(mine, theirs, config, group, other)
-    if not lines:
+                lines[family] += _crossings(mine, theirs, config, group, other)
+    if not any(lines.values()):
         return
     yield (
         "Solicitations do not cross, but the kernel routes packets that a host sends to this machine on "
         "purpose. To keep those apart too, use `scope: group`, or:"
     )
-    yield "nft add table ip6 portier"
-    yield "nft add chain ip6 portier forward '{ type filter hook forward priority filter; }'"
-    for line in lines:
-        yield f"nft add rule ip6 portier forward '{line} drop'"
+    for family, rules in lines.items():
+        if rules:
+            yield f"nft add table {family} portier"
+            yield f"nft add chain {family} portier forward '{{ type filter hook forward priority filter; }}'"
+        for line in rules:
+            yield f"nft add rule {family} portier forward '{line} drop'"
     names = {name.lstrip("!") for group in config.groups for name in (*group.upstream, *group.downstream)}
     if not all(map(_for_nft, names)):
         yield "# nftables has no words for some of the globs: name those interfaces in a rule of your own"
@@ -319,8 +346,6 @@ def plain(value: Any) -> Any:
     """A value of the model as JSON has it: networks and patterns as text, link-layer addresses as hex."""
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, HostPattern):
-        return _pattern(value)
     if isinstance(value, bytes):
         return value.hex(":")
     if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
@@ -329,6 +354,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list | frozenset):
         return [plain(item) for item in value]
+    if isinstance(value, Rule) and value.host is not None:
+        return plain(dataclasses.replace(value, host=None)) | {"host": _pattern(value.host, value.version)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return value

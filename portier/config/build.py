@@ -1,9 +1,9 @@
 """Checked data to the frozen Config, and the rules between fields.
 
 What the schema cannot say is decided here: what a prefix, a pattern, a duration, an interface name is; which
-rules tie; who claims an interface; how defaults and groups merge; and what this release refuses because
-its behaviour is still to come.  A combination is an error only where it is certain that it cannot work;
-what merely looks wrong is a warning.
+rules tie; who claims an interface; how defaults and groups merge; and what is refused because it is still to
+come.  A combination is an error only where it is certain that it cannot work; what merely looks wrong is a
+warning.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class _Builder:
         )
 
     def settings(self, defaults: Fields, own: Fields) -> dict[str, Any]:
-        """What defaults may hold too, as arguments of Group; refuses what is still to come."""
+        """What defaults may hold too, as arguments of Group."""
         fields = defaults | own
         mode = _choice(fields, "mode", Mode.ROUTE)
         advertisements = _choice(fields, "router_advertisements", RouterAdvertisements.OFF)
@@ -246,7 +246,7 @@ class _Builder:
             advertisements = RouterAdvertisements.RELAY
         announce = Announce.OFF if mode is Mode.RELAY else _choice(fields, "announce", Announce.ON)
         routes = _merged("routes", defaults, own)
-        scope = _choice(fields, "scope", Scope.HOST)
+        scope = Scope.HOST if mode is Mode.RELAY else _choice(fields, "scope", Scope.HOST)
         if scope is Scope.GROUP and "routes" in fields and fields["routes"].data is False:
             self.fail(
                 fields["scope"], "scope: group routes by the routes of hosts, and routes: false makes none"

@@ -10,6 +10,7 @@ import pytest
 
 from portier import config
 from portier.cli import check
+from portier.system import sysctl
 from tests.cli.conftest import ROOT, Portier
 
 EXAMPLES = sorted(file for file in (ROOT / "examples").iterdir() if file.suffix in {".yaml", ".toml"})
@@ -220,14 +221,59 @@ def test_relay_needs_no_separation_from_others(tmp_path: Path) -> None:
     ]
 
 
+FOUR = (
+    "version: 1\ngroups:\n  four: {upstream: eth0, downstream: 'tap*', isolate: true, multicast: router, "
+    "announce: solicit, prefixes: [{allow: 192.0.2.0/24, host: 0.0.0.5/0.0.0.255}]}\n"
+)
+
+
+def test_ipv4_is_put_into_words(portier: Portier, tmp_path: Path) -> None:
+    """Patterns are on IPv4 addresses, and the nftables lines are for IPv4."""
+    file = str(written(tmp_path, FOUR))
+    said = " ".join(portier("check", "-c", file).stdout.split())
+    assert "only addresses like 0.0.0.5/0.0.0.255" in said
+    assert "announced hosts learned or moved, on the other ports: a router by a solicitation" in said
+    assert "multicast drawn by advertising a multicast router on every port (RFC 4286)" in said
+    assert "nft add rule ip portier forward" in said
+    assert "ip6" not in said
+    (rule,) = json.loads(portier("check", "--json", "-c", file).stdout)["config"]["groups"][0]["rules"]
+    assert rule["host"] == "0.0.0.5/0.0.0.255"
+
+
+def test_relayed_router_advertisements_are_put_into_words(portier: Portier, tmp_path: Path) -> None:
+    """And that DHCPv6 is not relayed with them."""
+    text = "version: 1\ngroups: {g: {upstream: eth0, downstream: tap0, router_advertisements: relay}}\n"
+    said = " ".join(portier("check", "-c", str(written(tmp_path, text))).stdout.split())
+    assert "routers Router Advertisements are passed on to the downstreams" in said
+    assert "DHCPv6 is not" in said
+
+
+def test_scope_in_defaults_is_not_for_relay_groups(portier: Portier, tmp_path: Path) -> None:
+    """Like all that mode relay has no use for, it is passed over where only defaults name it."""
+    text = RELAY.replace(
+        "groups:", "defaults: {scope: group}\ngroups:\n  other: {upstream: e1, downstream: e2}"
+    )
+    said = " ".join(portier("check", "-c", str(written(tmp_path, text))).stdout.split())
+    other, _, relay = said.partition("group hotspot, mode")
+    assert "a table of the group's own" in other
+    assert "scope" not in relay
+
+
 def test_neighbor_limit_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel keeps fewer neighbors than the file allows, check says so with the sysctl line."""
     loaded = config.load(written(tmp_path, TWO_GROUPS)).config
-    limit = tmp_path / "gc_thresh3"
-    limit.write_text("1024\n", encoding="ascii")
-    monkeypatch.setattr(check, "_GC_THRESH3", limit)
+    four = config.load(written(tmp_path, FOUR)).config
+    monkeypatch.setattr(sysctl, "_ROOT", tmp_path)
+    assert not list(check.limit_warnings(loaded)), "the kernel does not tell"
+    for version in (4, 6):
+        limit = tmp_path / f"net/ipv{version}/neigh/default/gc_thresh3"
+        limit.parent.mkdir(parents=True)
+        limit.write_text("1024\n", encoding="ascii")
     (warning,) = check.limit_warnings(loaded)
     assert "sysctl -w net.ipv6.neigh.default.gc_thresh3=8192" in warning
+    (warning,) = check.limit_warnings(four)
+    assert "1024 IPv4 neighbors" in warning
+    assert "sysctl -w net.ipv4.neigh.default.gc_thresh3=8192" in warning
     limit.write_text("100000\n", encoding="ascii")
     assert not list(check.limit_warnings(loaded))
 
