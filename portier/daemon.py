@@ -9,7 +9,6 @@ socket answers is put together here, from what those parts know.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import gc
 import ipaddress
@@ -17,36 +16,40 @@ import logging
 import math
 import os
 import random
-import resource
 import select
 import signal
 import socket
-import stat
-import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
-from ipaddress import IPv6Network
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from portier import config as configuration
-from portier.core.engine import KernelOracle, KnownHost, RouterInfo, Standing, link_local
+from portier.core.engine import KernelOracle, KnownHost
 from portier.core.engine import Service as PortService
 from portier.core.loops import Memory
-from portier.core.mld import NOTHING_JOINED
-from portier.core.model import Bound, Config, Event, EventKind, Group, Live, Mode
+from portier.core.model import Bound, Config, Event, EventKind, Mode
 from portier.core.outcome import Verdict
-from portier.core.plan import GroupReport, PortReport
+from portier.core.plan import GroupReport
 from portier.core.relay import RelayEngine
 from portier.core.route import RouteEngine
 from portier.errors import ConfigError, PortierError, Refused
 from portier.runtime import reconcile
 from portier.runtime.events import EventLog
+from portier.runtime.facts import (
+    missed,
+    multicast_facts,
+    port_facts,
+    relay_facts,
+    router_facts,
+    standing_of,
+    states,
+)
 from portier.runtime.feed import PACKET, Feed, Filter, Watcher
 from portier.runtime.recollection import Recollection
 from portier.runtime.reconcile import Planned, Reconciler, Round
@@ -59,6 +62,14 @@ from portier.system.kernel import Kernel
 from portier.system.monitor import Monitor
 from portier.system.multicast import Memberships
 from portier.system.packet import PacketPort
+from portier.system.process import (
+    hold_place,
+    make_runtime_dir,
+    place_holder,
+    raise_descriptors,
+    require_own,
+    require_rights,
+)
 from portier.system.record import Record
 from portier.system.service import Service
 from portier.system.sysctl import too_few_neighbors
@@ -66,15 +77,12 @@ from portier.system.watch import ConfigWatch
 
 EXIT_USAGE: Final = 64
 EXIT_NO_DAEMON: Final = 4
-EXIT_NOT_PERMITTED: Final = 77
 EXIT_CONFIG: Final = 78
 
 _SWITCH_INTERVAL: Final = 0.0002  # seconds; packet threads share the interpreter with everything else
 # A full collection stops every thread for as long as it takes to walk all objects: seldom, then, and
 # without those that live as long as the process.  Little here is cyclic.
 _COLLECTIONS: Final = (50_000, 20, 1_000)
-_DESCRIPTORS: Final = 65536  # a group takes about six
-_PLACE: Final = b"\0portier"  # abstract sockets are per network namespace, as a daemon is
 _CHANGES_HOSTS: Final = frozenset({EventKind.LEARNED, EventKind.MOVED, EventKind.LOST, EventKind.LIMIT})
 _SAVE_AFTER: Final = 1.0  # seconds, so that many changes are saved at once,
 _SAVE_SHARE: Final = 50  # and that saving takes a fiftieth of a CPU at most
@@ -86,7 +94,6 @@ _EXPLAIN: Final = 8.0  # seconds that a host is given to answer before `explain`
 _EXPLAIN_STEP: Final = 0.05
 _OTHER_GROUPS: Final = 50  # that are asked whether they know an address which the right one refuses
 _REFRESH: Final = 1.0  # seconds between updates of what the service manager shows
-_CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
 _ANSWERED: Final = frozenset(
     # The last: in mode relay the owner answers for itself.
     {Verdict.ANSWERED, Verdict.DEFENDED, Verdict.OWN_ADDRESS, Verdict.KERNEL, Verdict.RELAYED}
@@ -138,8 +145,8 @@ class Daemon:
         for early in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(early, signal.SIG_IGN)  # a reload that comes before the first load ends nothing
         loaded = self._load()
-        _require_rights()
-        _raise_descriptors()
+        require_rights()
+        raise_descriptors()
         logs.configure(loaded.config.log_level, loaded.config.log_format)
         threading.excepthook = _log_thread_failure
         with contextlib.ExitStack() as stack:
@@ -147,7 +154,7 @@ class Daemon:
             stack.callback(self._bell.close)
             stack.callback(self._service.close)
             stack.enter_context(self._handle_signals())
-            stack.enter_context(_hold_place())
+            stack.enter_context(hold_place())
             make_runtime_dir(self.runtime_dir)
             self._record = stack.enter_context(Record(self.runtime_dir))
             self._hosts = HostFile(self.runtime_dir)
@@ -430,15 +437,15 @@ class Daemon:
             )
         routers = worker.routers if worker is not None else ()
         if group.mode is Mode.ROUTE:
-            warnings += [line for router in routers for line in _missed(router, of)]
+            warnings += [line for router in routers for line in missed(router, of)]
         return {
             "name": group.name,
             "mode": group.mode.value,
             "table": of.tables.own if of.tables else None,
             "uplink_table": (of.tables.uplink or None) if of.tables else None,
             "upstream": {"candidates": list(group.upstream), "active": of.active},
-            "ports": [_port(port, worker) for port in of.ports],
-            "routers": [_router(router) for router in routers],
+            "ports": [port_facts(port, worker) for port in of.ports],
+            "routers": [router_facts(router) for router in routers],
             "live": [{"prefix": str(live.prefix), "grace_left": live.grace_left} for live in of.live],
             "rules": len(group.rules),
             "neighbors": worker.neighbors if worker else 0,
@@ -450,7 +457,7 @@ class Daemon:
                 "error": worker.error if worker else "",
             },
             "counters": worker.counters if worker else {},
-            "multicast": _multicast(group, worker),
+            "multicast": multicast_facts(group, worker),
             "limits": asdict(group.limits),
             "warnings": warnings,
         }
@@ -540,10 +547,10 @@ class Daemon:
                     raise Refused(
                         f"{port} is a port of group {name}, in mode route: nothing is held down there"
                     )
-                standing = _standing(found, workers.get(name))
+                standing = standing_of(found, workers.get(name))
                 if standing is not None and standing.service is PortService.HOLD_DOWN:
                     self._supervisor.lift(name, found.ifindex)
-                    return {"version": 1, "group": name, "port": port, "was": _relay(standing)}
+                    return {"version": 1, "group": name, "port": port, "was": relay_facts(standing)}
                 state = standing.service if standing else f"{found.state}, {found.reason}"
                 why = f"{port} is a port of group {name}, and is not in hold-down: {state}"
         raise Refused(why)
@@ -610,7 +617,7 @@ class Daemon:
         names = [of.group.name for of in ready]
         explained = dict(zip(names, self._explain_in(ready, target, None), strict=True))
         for of in groups:
-            missing = [f"group {of.group.name}: no upstream is active", *_states(of)], None
+            missing = [f"group {of.group.name}: no upstream is active", *states(of)], None
             found = explained.get(of.group.name, missing)
             if found[1] in _ANSWERED:
                 return found
@@ -690,88 +697,6 @@ class Daemon:
             )
 
 
-def _port(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:
-    state, reason = port.state, port.reason
-    if worker is not None and (fault := worker.wires.faults.get(port.name)) is not None:
-        state, reason = "waiting", fault
-    standing = _standing(port, worker)
-    return {
-        "name": port.name,
-        "role": port.role.value,
-        "state": state,
-        "reason": reason,
-        "index": port.ifindex,
-        "mac": port.mac.hex(":") if port.mac else None,
-        "source": str(ipaddress.ip_address(port.source)) if port.source else None,
-        "drops": worker.wires.drops.get(port.name, 0) if worker else 0,
-        "relay": _relay(standing) if standing else None,
-    }
-
-
-def _standing(port: PortReport, worker: GroupStatus | None) -> Standing | None:
-    """The part that a port takes in mode relay, None where it takes none."""
-    standings = worker.standings if worker is not None else ()
-    return next((standing for standing in standings if standing.ifindex == port.ifindex), None)
-
-
-def _relay(standing: Standing) -> dict[str, Any]:
-    return {
-        "service": standing.service.value,
-        "reason": standing.reason,
-        "offender": str(ipaddress.ip_address(standing.offender)) if standing.offender else None,
-        "mac": standing.mac.hex(":") if standing.mac else None,
-        "left": standing.left if standing.left < math.inf else None,
-    }
-
-
-def _multicast(group: Group, worker: GroupStatus | None) -> dict[str, Any]:
-    """How solicitations are drawn through switches that snoop."""
-    joined = worker.wires.joined if worker else NOTHING_JOINED
-    return {"use": group.multicast.value, **joined._asdict()}
-
-
-def _missed(router: RouterInfo, of: GroupReport) -> Iterator[str]:
-    """What a router promises, and hosts behind do not get where its advertisements are relayed."""
-    who = f"the router {ipaddress.ip_address(router.address)} on {router.port}"
-    if router.managed or router.other:
-        flag, what = ("M", "address") if router.managed else ("O", "settings")
-        yield (
-            f"{who} promises DHCPv6 (flag {flag}), which is not relayed in mode route: hosts behind get no "
-            f"{what} by it; use mode: relay, or a DHCPv6 relay or server on the downstreams"
-        )
-    allowed = [rule.prefix for rule in of.group.rules if rule.allow and isinstance(rule.prefix, IPv6Network)]
-    if any(rule.prefix is Live.UPSTREAM for rule in of.group.rules):
-        allowed += [live.prefix for live in of.live if isinstance(live.prefix, IPv6Network)]
-    for network in sorted(router.on_link):
-        if not any(network.overlaps(prefix) for prefix in allowed):
-            yield (
-                f"{who} tells hosts that {network} is theirs to use, but no rule allows it: their addresses "
-                "in it are not answered for; add `upstream` to the prefixes"
-            )
-    for server in router.name_servers:
-        if link_local(server):
-            yield (
-                f"{who} tells hosts to ask {ipaddress.ip_address(server)} for names, a link-local address, "
-                "which hosts behind do not reach in mode route; have it name a global one, or use mode: relay"
-            )
-
-
-def _router(router: RouterInfo) -> dict[str, Any]:
-    return {
-        "address": str(ipaddress.ip_address(router.address)),
-        "port": router.port,
-        "mac": router.mac.hex(":"),
-        "lifetime": router.lifetime,
-        "managed": router.managed,
-        "other": router.other,
-        "on_link": sorted(map(str, router.on_link)),
-    }
-
-
-def _states(of: GroupReport) -> list[str]:
-    return [f"{port.name} is {port.state}: {port.reason}" for port in of.ports if port.state != "active"]
-
-
 # -- without a daemon ----------------------------------------------------------------------------------
 
 
@@ -787,7 +712,7 @@ def plan_answer(planned: Planned) -> dict[str, Any]:
 def plan_once(config_path: Path, runtime_dir: Path) -> Planned:
     """The steps that a daemon started now would do.  Touches nothing; knows no hosts.  Raises `Refused` where
     a daemon runs that did not answer."""
-    if holder := _holder():
+    if holder := place_holder():
         raise Refused(
             f"a daemon runs in this network namespace{holder}, but does not answer on {runtime_dir}: "
             "name its --runtime-dir",
@@ -801,95 +726,14 @@ def plan_once(config_path: Path, runtime_dir: Path) -> Planned:
 def cleanup(runtime_dir: Path) -> Round:
     """Remove what a dead daemon left in the kernel, and restore what it changed.  Raises `Refused` while
     one runs."""
-    _require_rights()
+    require_rights()
     if runtime_dir.exists():
-        _require_own(runtime_dir)
-    with _hold_place(), Record(runtime_dir) as record, Kernel(record) as kernel:
+        require_own(runtime_dir)
+    with hold_place(), Record(runtime_dir) as record, Kernel(record) as kernel:
         return reconcile.undo(kernel, record, time.monotonic)
 
 
 # -- the process ---------------------------------------------------------------------------------------
-
-
-def make_runtime_dir(path: Path) -> None:
-    """Make sure that there is a runtime dir that we can write to and nobody else: what it holds is believed
-    by root."""
-    try:
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    except OSError as error:
-        denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
-        raise Refused(
-            f"cannot use the runtime dir {path}: {error.strerror}; name another with --runtime-dir",
-            EXIT_NOT_PERMITTED if denied else 1,
-        ) from error
-    _require_own(path)
-
-
-def _require_own(path: Path) -> None:
-    """Refuse a directory in which others may put what they like."""
-    status = path.stat()
-    if status.st_uid != os.geteuid():
-        why = f"belongs to another user ({status.st_uid})"
-    elif status.st_mode & stat.S_IWOTH:
-        why = "can be written to by everybody"
-    else:
-        return
-    raise Refused(
-        f"the runtime dir {path} {why}: make it this user's own (chown, chmod 755), or name another "
-        "with --runtime-dir",
-        EXIT_NOT_PERMITTED,
-    )
-
-
-@contextlib.contextmanager
-def _hold_place() -> Iterator[None]:
-    """Be the one daemon of this network namespace."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as place:
-        try:
-            place.bind(_PLACE)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise Refused(
-                f"a daemon runs in this network namespace already{_holder()}: stop it first"
-            ) from error
-        place.listen()
-        yield
-
-
-def _holder() -> str:
-    """Who holds the place, as far as the kernel tells."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1.0)
-            probe.connect(_PLACE)
-            data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    except OSError:
-        return ""
-    pid = struct.unpack("=iII", data)[0]
-    return f" (process {pid})" if pid else ""
-
-
-def _require_rights() -> None:
-    """Refuse to start without the capabilities that everything needs."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    held = next((int(line[7:], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
-    missing = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
-    if missing:
-        raise Refused(f"{' and '.join(missing)} missing: run as root", EXIT_NOT_PERMITTED)
-
-
-def _raise_descriptors() -> None:
-    """Allow as many descriptors as a thousand groups need, or as many as may be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for most in (max(hard, _DESCRIPTORS), hard):
-        if soft >= most:
-            return
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-            return
 
 
 def _log_thread_failure(arguments: threading.ExceptHookArgs) -> None:

@@ -1055,7 +1055,11 @@ class _Binder:
             return self.known.lost
         grace = self.group.timers.prefix_grace
         lost = dict.fromkeys(self.known.prefixes, self.now) | dict(self.known.lost)
-        lost = {n: at for n, at in lost.items() if n not in prefixes and at + grace > self.now}
+        lost = {
+            network: at
+            for network, at in lost.items()
+            if network not in prefixes and network.version in self.facts.live and at + grace > self.now
+        }
         self.deadline = min(self.deadline, min(lost.values(), default=math.inf) + grace)
         return lost
 

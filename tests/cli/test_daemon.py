@@ -21,11 +21,12 @@ from portier.core.engine import Explanation, Service, Standing
 from portier.core.model import Config, Event, EventKind, Group, Mode, Role, Timers
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, PortReport, Report, StopWorker
-from portier.daemon import Daemon, cleanup, make_runtime_dir
+from portier.daemon import Daemon, cleanup
 from portier.errors import PortierError, Refused
 from portier.runtime.reconcile import Round, Settings
 from portier.runtime.supervisor import GroupStatus
 from portier.system.control import SOCKET_NAME, ControlServer
+from portier.system.process import make_runtime_dir
 from tests.cli.conftest import ROOT, Portier
 
 PATIENCE = 20.0

@@ -1,0 +1,104 @@
+"""What the process itself needs before it is a daemon: rights, descriptors, its place in the network
+namespace, and a runtime dir of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from portier.errors import Refused
+
+EXIT_NOT_PERMITTED: Final = 77
+_DESCRIPTORS: Final = 65536  # a group takes about six
+_PLACE: Final = b"\0portier"  # abstract sockets are per network namespace, as a daemon is
+_CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+
+
+def make_runtime_dir(path: Path) -> None:
+    """Make sure that there is a runtime dir that we can write to and nobody else: what it holds is believed
+    by root."""
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    except OSError as error:
+        denied = error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}
+        raise Refused(
+            f"cannot use the runtime dir {path}: {error.strerror}; name another with --runtime-dir",
+            EXIT_NOT_PERMITTED if denied else 1,
+        ) from error
+    require_own(path)
+
+
+def require_own(path: Path) -> None:
+    """Refuse a directory in which others may put what they like."""
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        why = f"belongs to another user ({status.st_uid})"
+    elif status.st_mode & stat.S_IWOTH:
+        why = "can be written to by everybody"
+    else:
+        return
+    raise Refused(
+        f"the runtime dir {path} {why}: make it this user's own (chown, chmod 755), or name another "
+        "with --runtime-dir",
+        EXIT_NOT_PERMITTED,
+    )
+
+
+@contextlib.contextmanager
+def hold_place() -> Iterator[None]:
+    """Be the one daemon of this network namespace."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as place:
+        try:
+            place.bind(_PLACE)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise Refused(
+                f"a daemon runs in this network namespace already{place_holder()}: stop it first"
+            ) from error
+        place.listen()
+        yield
+
+
+def place_holder() -> str:
+    """Who is the one daemon of this network namespace, in words to append, as far as the kernel tells."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            probe.connect(_PLACE)
+            data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    except OSError:
+        return ""
+    pid = struct.unpack("=iII", data)[0]
+    return f" (process {pid})" if pid else ""
+
+
+def require_rights() -> None:
+    """Refuse to start without the capabilities that everything needs."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    held = next((int(line[7:], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
+    missing = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
+    if missing:
+        raise Refused(f"{' and '.join(missing)} missing: run as root", EXIT_NOT_PERMITTED)
+
+
+def raise_descriptors() -> None:
+    """Allow as many descriptors as a thousand groups need, or as many as may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for most in (max(hard, _DESCRIPTORS), hard):
+        if soft >= most:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            return
