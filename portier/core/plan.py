@@ -97,6 +97,7 @@ class _Facts(NamedTuple):
     versions: frozenset[int]  # that rules are of
     kernel: tuple[Rule, ...]  # that leave the answer to the kernel, each for a single address
     asks4: bool  # hosts are asked for by ARP
+    by_address: bool  # some rule answers for hosts whatever the routes to them
 
     @property
     def ipv4(self) -> bool:
@@ -846,6 +847,7 @@ def _facts(group: Group) -> _Facts:
             rule.allow and rule.answer in {Answer.RESOLVE, Answer.ALWAYS} and rule.version == 4
             for rule in rules
         ),
+        by_address=any(rule.allow and rule.answer is not Answer.ROUTED for rule in rules),
     )
 
 
@@ -1102,7 +1104,7 @@ class _Binder:
                 if network.version == prefix.version and network.overlaps(prefix)
             ]
             shared = [n for n in upstream.on_link if n.version in self.facts.versions]
-            if self.group.routes is None and shared:
+            if self.group.routes is None and self.facts.by_address and shared:
                 warnings.append(
                     f"`routes: false`, and {shared[0]} is on-link on {upstream.name}: the kernel sends there "
                     "what is for hosts behind, unless routes of yours say otherwise"
