@@ -359,6 +359,9 @@ def test_prefixes_of_a_port(kernel: FakeKernel) -> None:
     assert any(
         warning.startswith("`routes: false`, and 2001:db8:7::/64") for warning in without.groups[0].warnings
     )
+    routed = (Rule(prefix=Live.UPSTREAM, answer=Answer.ROUTED),)
+    _, only_routed, _ = desired(Config(groups=(replace(group(), routes=None, rules=routed),)), kernel)
+    assert not only_routed.groups[0].warnings, "the routes are the user's own"
     assert bound.ports[0].on_link == on_link
     assert bound.live == on_link
     assert bound.ports[0].prefixes == (
