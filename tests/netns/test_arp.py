@@ -423,3 +423,39 @@ def test_an_idle_proxy_sends_no_arp(lab: Lab) -> None:
         2,
         "silence",
     )
+
+
+# -- another proxy beside this one ---------------------------------------------------------------------------
+
+
+def test_two_proxies_beside_each_other_do_not_take_each_other_for_hosts(lab: Lab) -> None:
+    """Both between the same two links, one /24 on both of them: the guest is known where it is, by both,
+    traffic passes both ways, and when nobody talks there is silence."""
+    switch, u, h = lab.host("switch"), lab.host("u"), lab.host("h")
+    for side, host in (("upper", u), ("lower", h)):
+        lab.bridge(switch, side)
+        lab.link(host, "eth0", switch, f"{side}0")
+        lab.plug(switch, side, f"{side}0")
+    u.ip(f"addr add {UPSTREAM}/24 dev eth0")
+    h.ip(f"addr add {guest(1)}/24 dev eth0")
+    proxies = []
+    for number in (1, 2):
+        proxy = lab.host(f"p{number}")
+        for side, port in (("upper", "eth0"), ("lower", "tap1")):
+            lab.link(proxy, port, switch, f"{side}{number}")
+            lab.plug(switch, side, f"{side}{number}")
+        proxy.ip(f"addr add {NET}{number}/24 dev eth0")
+        proxies.append(proxy)
+    for number, proxy in enumerate(proxies):
+        lab.portier(config(LAN), on=proxy, name=f"portier{number}")
+    for source, target in ((u, guest(1)), (h, UPSTREAM)) * 2:
+        ping = source.ping(target)
+        assert ping, ping.output
+        time.sleep(0.5)
+    wait_for(lambda: [p.host_routes4() for p in proxies] == [{guest(1): "tap1"}] * 2, 5, "known by both")
+    time.sleep(3)
+    captures = [host.capture("eth0") for host in (u, h)]
+    time.sleep(4)
+    heard = [packet.summary() for capture in captures for packet in packets(capture)]
+    assert len(heard) < 10, heard
+    assert [p.host_routes4() for p in proxies] == [{guest(1): "tap1"}] * 2
