@@ -107,13 +107,13 @@ class Gate:
         self.state = Service.WAITING
         self.reason = ""
         self.offence: Offence | None = None
-        self.due = math.inf
         self.sightings = 0
         self.seen_first = self.seen_last = -math.inf
         self.restart()
 
     def restart(self) -> None:
-        """Nothing was sent on this port yet."""
+        """Nothing was sent on this port yet, and nothing is to be."""
+        self.due = math.inf
         self.sent = 0
         self.first = -math.inf
         self.tie = False
@@ -229,8 +229,7 @@ class Guard:
             found.append(heard.advertised)
         if not gate.upstream or self._policy is LoopProtection.STRICT:
             found.append(heard.proxied)
-        since = now - self._hold_down
-        recent = [offence for offence in found if offence is not None and offence.at > since]
+        recent = [offence for offence in found if offence is not None and now < offence.at + self._hold_down]
         return max(recent, key=lambda offence: offence.at, default=None)
 
     # -- states ------------------------------------------------------------------------------------
@@ -258,7 +257,6 @@ class Guard:
         gate.restart()
         gate.state = Service.WAITING
         gate.reason = ""
-        gate.due = math.inf
         self._event(gate, EventKind.LOOP, b"", f"{gate.name} is no longer held down")
         if gate.upstream or self._policy is LoopProtection.OFF:
             self._open(gate, "")

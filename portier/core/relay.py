@@ -376,11 +376,10 @@ class RelayEngine:
 
     def _add_flow(self, port: _Attached, host: _Host, frame: bytes, flow: Flow) -> None:
         key = frame[32:64]
-        if key not in port.flows:
-            if len(port.flows) >= _FLOWS_PER_PORT:
-                return  # those that are there stay until they are idle: a flood of others costs them nothing
+        # Those that are there stay until they are idle: a flood of others costs them nothing.
+        if key not in port.flows and len(port.flows) < _FLOWS_PER_PORT:
             host.flows.append((port.ifindex, key))
-        port.flows[key] = flow
+            port.flows[key] = flow
 
     # -- frames --------------------------------------------------------------------------------------
 
@@ -845,7 +844,10 @@ class RelayEngine:
             self._queued -= len(frame)
             port = self._ports.get(ifindex)
             if port is not None and host.best is not None:
-                verdict = self._deliver(port, host.best, frame, message, now)
+                if port.gate.open:
+                    verdict = self._deliver(port, host.best, frame, message, now)
+                else:
+                    verdict = self._closed(port)
                 port.counts[verdict] += 1
 
     def _count(self, ifindex: int, verdict: Verdict) -> None:
@@ -1007,7 +1009,7 @@ class RelayEngine:
         elif best is not before or best.mac != host.mac or best.state is State.STALE:
             self._cut_flows(host)
             host.mac = best.mac
-            if before is not None and best is not before and before.ifindex in ports:
+            if before is not None and before is not best and {before.ifindex, best.ifindex} <= ports.keys():
                 old, new = ports[before.ifindex], ports[best.ifindex]
                 self._event(EventKind.MOVED, new, host.address, f"moved from {old.name} to {new.name}")
         if now > -math.inf:

@@ -28,7 +28,7 @@ from scapy.layers.inet6 import (
 from scapy.packet import Raw
 
 from portier.core import ndp
-from portier.core.model import EventKind, Limits, Routes, Timers
+from portier.core.model import EventKind, Limits, LoopProtection, Routes, Timers
 from portier.core.outcome import RouteResult, Verdict
 from portier.core.relay import RelayEngine, wire_length
 from tests.core.relaybook import LAN, VNET, D, E, RelayBook, U, advertised, datagram, ip, mac, port
@@ -933,7 +933,28 @@ def test_flows_are_bounded() -> None:
     assert len(play.engine._flows[U]) == 32768
 
 
+def test_what_waits_on_a_port_that_is_held_down_meanwhile_is_not_delivered() -> None:
+    """And makes no flow, by which more would follow."""
+    play = RelayBook(loop_protection=LoopProtection.NESTED, upstream=(), ports=(port(D), port(E)))
+    play.learn(D, 0xA)
+    assert play.udp(D, 0xA, "::b") is QUEUED
+    assert play.receive(D, advertised(7)) is Verdict.HOLD_DOWN
+    assert play.na(E, 0xB, "fe80::3") is Verdict.HEARD
+    assert play.sent == []
+    assert play.counts(D)["hold-down"] == 2
+    assert play.forward(D, 0xA, datagram("::a", "::b")) is None
+
+
 # -- reconfiguration -------------------------------------------------------------------------------
+
+
+def test_ports_may_leave_while_an_address_becomes_the_proxys_own() -> None:
+    """A host known on three ports: two go, and the third gets its address."""
+    play = RelayBook()
+    for index in (U, D, E):
+        play.na(index, 0xA + index, "fe80::9", target="::c", source=f"fe80::{index}:c")
+    play.configure(ports=(play.ports[0]._replace(addresses=(ip("::c"),)),))
+    assert play.engine.neighbors(play.now) == []
 
 
 def test_a_reload_keeps_neighbors_and_a_port_that_leaves_takes_its_own_along() -> None:

@@ -166,6 +166,17 @@ def test_another_upstream_is_another_link() -> None:
     assert (play.part(U), play.part(D)) == (ACTIVE, WAITING)
 
 
+def test_nd_072_what_was_to_be_sent_of_another_link_does_not_count() -> None:
+    """The upstream is replaced between the first advertisement and its repetition."""
+    play = strict(random=0.0)
+    play.receive(U, advertised())
+    play.pass_time(0)
+    assert [out.port for out in play.sent] == [D, E]
+    play.configure(ports=(port(U, mac=mac(0x77)), *play.ports[1:]))
+    play.pass_time(8)
+    assert (play.part(D), play.part(E)) == (WAITING, WAITING)
+
+
 # -- Router Advertisements -----------------------------------------------------------------------------
 
 
@@ -277,6 +288,17 @@ def test_nd_082_on_a_port_held_down_the_proxys_own_functions_go_on() -> None:
     assert play.udp(D, 0xA, "fe80::2") is Verdict.OWN_ADDRESS
     assert play.na(D, 0xA, "fe80::2") is Verdict.HEARD
     assert play.state(D, "::a") == "reachable"
+
+
+@pytest.mark.parametrize("now", [1000.0, 3103.9, 30011.7])
+def test_nd_068_the_end_of_a_hold_down_comes_to_the_moment(now: float) -> None:
+    """However seconds are rounded: a deadline that is due and changes nothing would be a busy loop."""
+    play = running()
+    play.now = now
+    play.receive(D, advertised(7))
+    play.now = now + 3600
+    play.engine.tick(play.now)
+    assert play.part(D) == WAITING
 
 
 def test_hold_down_survives_a_reload_and_a_port_that_goes_and_comes_back() -> None:
