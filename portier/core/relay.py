@@ -203,24 +203,31 @@ class _Attached:
         self.flows: dict[bytes, Flow] = {}
 
 
+def packet_end(frame: bytes) -> int:
+    """Where the packet in a frame ends: octets may follow that are none of its own.  A payload length of 0 is
+    that of a jumbogram (RFC 2675), which ends with the frame."""
+    payload = int.from_bytes(frame[ndp.IPV6 + 4 : ndp.IPV6 + 6], "big")
+    return ndp.ICMPV6 + payload if payload else len(frame)
+
+
 def upper(frame: bytes) -> tuple[int, int]:
     """The protocol behind all extension headers, and where it begins.  For a fragment that is not the first
     that is the fragment header; the protocol is -1 where the headers do not end."""
-    following, at = frame[ndp.IPV6 + 6], ndp.ICMPV6
+    following, at, end = frame[ndp.IPV6 + 6], ndp.ICMPV6, packet_end(frame)
     while True:
         if following in _EXTENSIONS:
             size = 8
         elif following == _AUTHENTICATION:
             size = 4
         elif following == _FRAGMENT:
-            if at + 8 > len(frame):
+            if at + 8 > end:
                 return _NO_PROTOCOL, at
             if int.from_bytes(frame[at + 2 : at + 4], "big") & 0xFFF8:
                 return _FRAGMENT, at
             size = 0
         else:
             return following, at
-        if at + 8 > len(frame):
+        if at + 8 > end:
             return _NO_PROTOCOL, at
         following, at = frame[at], at + 8 + size * frame[at + 1]
 
@@ -427,7 +434,7 @@ class RelayEngine:
         if segmentation and flags & _UNFINISHED and at != ndp.VNET_HEADER + start:
             return Verdict.OFFLOAD  # what is to be cut up lies in a tunnel, of which its header cannot tell
         if protocol == _ICMPV6:
-            if at >= len(frame):
+            if at >= packet_end(frame):
                 return Verdict.TRUNCATED
             if frame[at] in ndp.LEAST:
                 message = ndp.parse(frame)
@@ -564,22 +571,9 @@ class RelayEngine:
         if group and (verdict := self._repeated(port, name, frame, now)) is not None:
             return verdict
         entry = self._heard_from(port, message.source, message, now)
-        said = rewrite.advertised(frame)
         if entry is not None:
             entry.router = True
-        if said.lifetime and (message.source in self._routers or len(self._routers) < _ROUTERS):
-            mac = message.link_layer or message.ether_source
-            self._routers[message.source] = _Router(port.ifindex, mac, now + said.lifetime, said)
-        elif not said.lifetime:
-            self._routers.pop(message.source, None)
-        fresh = False
-        for prefix in said.prefixes:
-            known = prefix.network in self._prefixes
-            if prefix.on_link and (known or len(self._prefixes) < _PREFIXES):
-                self._prefixes[prefix.network] = now + prefix.valid
-                fresh = fresh or not known
-        if fresh:
-            self._compile_prefixes(now)
+        self._advised(port, message, rewrite.advertised(frame), now)
         if not group:
             if self._is_own(port, message.destination):
                 return Verdict.HEARD
@@ -588,6 +582,31 @@ class RelayEngine:
         self._remember(port, name, frame, ports, now)
         self._guard.relay(port.gate, frame, message, now)
         return Verdict.RELAYED
+
+    def _advised(self, port: _Attached, message: Message, said: rewrite.Advertised, now: float) -> None:
+        """Take note of what a router says: that it is one, and what is on the link."""
+        router = message.source
+        self._routers = {known: told for known, told in self._routers.items() if now < told.until}
+        first = not self._routers
+        if not said.lifetime:
+            self._routers.pop(router, None)
+        elif router in self._routers or len(self._routers) < _ROUTERS:
+            mac = message.link_layer or message.ether_source
+            self._routers[router] = _Router(port.ifindex, mac, now + said.lifetime, said)
+        before = self._prefixes.keys()
+        self._prefixes = {prefix: until for prefix, until in self._prefixes.items() if now < until}
+        for prefix in said.prefixes:
+            if prefix.on_link and not prefix.valid:
+                self._prefixes.pop(prefix.network, None)
+            elif prefix.on_link and (prefix.network in self._prefixes or len(self._prefixes) < _PREFIXES):
+                self._prefixes[prefix.network] = now + prefix.valid
+        if self._prefixes.keys() != before:
+            self._compile_prefixes(now)
+        if first and self._routers:
+            # Until now everything was on the link.
+            for entry in list(self._entries.values()):
+                if not self._near(entry.address, now):
+                    self._drop(entry, now)
 
     def _suspect(self, port: _Attached, message: Message, now: float) -> None:
         """A DAD probe for an address, from the link-layer address that it is known with on another port: its
@@ -736,7 +755,7 @@ class RelayEngine:
         """Tell the sender of a packet that it does not fit, if it may be told (RFC 4443 section 2.4)."""
         source = frame[32:48]
         protocol, at = upper(frame)
-        if source == ndp.UNSPECIFIED or not port.mac:
+        if source == ndp.UNSPECIFIED or not port.mac or frame[16:22] == port.mac:
             return
         if protocol == _ICMPV6 and (frame[at] < _ERROR_TYPES or frame[at] == ndp.REDIRECT):
             return
@@ -892,8 +911,13 @@ class RelayEngine:
     def _learn(
         self, port: _Attached, address: bytes, mac: bytes, ether_source: bytes, now: float
     ) -> _Entry | None:
-        """Enter a new neighbor of a port, STALE."""
-        if address not in self._pending and self._over_limit(port, ether_source, now) is not None:
+        """Enter a new neighbor of a port, STALE.  One that is not on the link is none, unless somebody else
+        looks for it: else a host would draw what others send to the world by claiming its addresses."""
+        pending = self._pending.get(address)
+        wanted = pending is not None and (port.ifindex != pending.origin or port.ifindex in pending.asked)
+        if not wanted and not self._near(address, now):
+            return None
+        if pending is None and self._over_limit(port, ether_source, now) is not None:
             return None
         for evicted in self._shares.make_room(port.ifindex, mac, self._group.limits):
             home = self._ports[evicted.ifindex]
@@ -1034,7 +1058,7 @@ class RelayEngine:
             best is not None
             and routes is not None
             and best.spoken
-            and not link_local(host.address)
+            and self._on_link.get(host.address)
             and self._behind.get(host.address) != best.ifindex
             and best.ifindex in self._next_hops.get(host.address, (best.ifindex,))
         ):
@@ -1222,7 +1246,9 @@ class RelayEngine:
                 told.until - now,
                 told.said.managed,
                 told.said.other,
-                frozenset(prefix.network for prefix in told.said.prefixes if prefix.on_link),
+                frozenset(
+                    prefix.network for prefix in told.said.prefixes if prefix.network in self._prefixes
+                ),
                 told.said.name_servers,
             )
             for address, told in list(self._routers.items())

@@ -223,10 +223,15 @@ def advertised(
     to: str = "",
     to_mac: bytes = ndp.ALL_NODES_MAC,
     hop_limit: int = 255,
+    prefix: tuple[str, int] | None = None,
 ) -> bytes:
-    """A Router Advertisement of router `router`, with its source link-layer option."""
+    """A Router Advertisement of router `router`, with its source link-layer option, and that of an on-link
+    prefix (/64, seconds)."""
     body = b"\x86\0\0\0\x40" + bytes((flags,)) + lifetime.to_bytes(2, "big") + bytes(8)
     body += b"\x01\x01" + mac(router)
+    if prefix is not None:
+        seconds = prefix[1].to_bytes(4, "big")
+        body += b"\x03\x04\x40\xc0" + seconds + seconds + bytes(4) + ip(prefix[0])
     whole = VNET + to_mac + mac(router) + b"\x86\xdd\x60\0\0\0" + len(body).to_bytes(2, "big")
     whole += bytes((58, hop_limit)) + ip(f"fe80::1:{router:x}") + (ip(to) if to else ndp.ALL_NODES) + body
     total = int.from_bytes(whole[ndp.IPV6 + 8 :], "big") + len(body) + 58

@@ -380,6 +380,63 @@ def test_packets_off_the_link_go_to_the_router_that_advertises_itself() -> None:
     assert play.udp(D, 0xC, "2001:db8:ffff::2") is QUEUED
 
 
+WORLD = "2001:db8:ffff::1"
+
+
+def test_nd_097_who_claims_an_address_of_the_world_draws_nothing() -> None:
+    """Neither what other hosts send there by way of the router, nor what the host itself sends."""
+    play = known()
+    play.receive(U, advertised())
+    play.ns(E, 0xE, "::1", source=WORLD)
+    play.na(E, 0xE, flags="O", target=WORLD)
+    play.na(E, 0xE, "fe80::3", target=WORLD)
+    play.ns(E, 0xE, WORLD, source="::e")
+    play.na(E, 0xE, flags="O", target=WORLD)
+    assert (play.state(E, WORLD), play.route(WORLD)) == (None, None)
+    play.udp(D, 0xA, WORLD)
+    assert play.where() == [U]
+
+
+def test_nd_097_nor_before_there_is_a_router() -> None:
+    """Then everything is on the link for hosts, but not for the kernel; a router puts that right."""
+    play = known()
+    play.ns(E, 0xE, "::1", source=WORLD)
+    assert (play.state(E, WORLD), play.route(WORLD)) == ("stale", None)
+    play.receive(U, advertised())
+    assert play.state(E, WORLD) is None
+    assert play.state(E, "::b") == "reachable"
+    play.udp(D, 0xA, WORLD)
+    assert play.where() == [U]
+
+
+def test_a_neighbor_of_a_prefix_that_no_router_tells_of_is_found_when_somebody_looks_for_it() -> None:
+    """Its prefix may be known to hosts alone."""
+    play = known()
+    play.receive(U, advertised())
+    assert play.ns(D, 0xA, WORLD) is RELAYED
+    assert play.na(E, 0xE, "::a", target=WORLD) is RELAYED
+    play.udp(D, 0xA, WORLD)
+    assert play.where() == [E]
+
+
+def test_prefixes_and_routers_that_are_no_more_make_room_for_others() -> None:
+    """However many there were."""
+    play = known(loop_protection=LoopProtection.OFF)
+    for number in range(16):
+        play.receive(U, advertised(0x40 + number, lifetime=10))
+    for number in range(64):
+        play.receive(U, advertised(0x40, lifetime=10, prefix=(f"2001:db8:a:{number:x}::", 10)))
+    play.pass_time(11)
+    play.receive(U, advertised(2, prefix=("2001:db8:b::", 3600)))
+    play.udp(D, 0xA, WORLD)
+    assert [(out.port, out.to) for out in play.sent] == [(U, mac(2))]
+    assert play.udp(D, 0xA, "2001:db8:b::1") is QUEUED
+    assert {out.message.target for out in play.sent} == {ip("2001:db8:b::1")}
+    play.receive(U, advertised(2, prefix=("2001:db8:b::", 0)))
+    play.udp(D, 0xA, "2001:db8:b::2")
+    assert {out.to for out in play.sent} == {mac(2)}
+
+
 # -- data ------------------------------------------------------------------------------------------------
 
 
@@ -573,6 +630,15 @@ def test_nd_045_errors_are_not_told_of_errors_nor_to_nobody_and_not_too_often() 
     assert told == 5
 
 
+def test_nd_045_the_hosts_own_stack_gets_no_error_by_the_wire() -> None:
+    """What it sends to a group and does not fit another port reaches those that it fits."""
+    play = RelayBook(ports=(port(U), port(D, mtu=1280), port(E)))
+    octets = datagram("fe80::1", "ff02::fb", 1400)
+    frame = VNET + b"\x33\x33\0\0\0\xfb" + play.mac_of(U) + b"\x86\xdd" + octets
+    assert play.receive(U, frame) is RELAYED
+    assert play.where() == [E]
+
+
 def test_nd_046_no_mtu_below_1280_is_ever_told() -> None:
     """Whatever a link says of itself."""
     play = RelayBook(ports=(port(U), port(D), port(E, mtu=1000)))
@@ -649,6 +715,18 @@ def test_fragmented_discovery_and_headers_without_end_are_dropped() -> None:
     hidden = hidden[:4] + b"\0\x08" + hidden[6:]
     assert play.put(D, 0xA, hidden) is Verdict.TRUNCATED
     assert play.sent == []
+
+
+def test_what_follows_a_packet_in_its_frame_says_nothing() -> None:
+    """Else an octet behind a first fragment would pass for the type of the message, and a Router
+    Advertisement in two pieces would pass."""
+    play = known()
+    chain = bytes((60, 0, 0, 1, 0, 0, 0, 9)) + bytes((58, 0, 1, 4, 0, 0, 0, 0))
+    packet = (
+        b"\x60\0\0\0" + len(chain).to_bytes(2, "big") + b"\x2c\xff" + ip("fe80::a") + ndp.ALL_NODES + chain
+    )
+    assert play.put(D, 0xA, packet) is Verdict.TRUNCATED
+    assert play.put(D, 0xA, packet + b"\x80" * 8) is Verdict.TRUNCATED
 
 
 def test_ping_takes_the_fast_path_and_discovery_does_not() -> None:
