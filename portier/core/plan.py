@@ -56,6 +56,7 @@ RULE_PRIORITY: Final = 1135
 
 _LEAST_MTU: Final = 1280  # RFC 8200 section 5
 
+_LOST: Final = 64  # prefixes that are remembered when an upstream has lost them
 _LINK_LOCAL: Final = "fe80::/10"
 _CONF: Final = "net/ipv6/conf"
 _CONF4: Final = "net/ipv4/conf"
@@ -1062,6 +1063,8 @@ class _Binder:
             for network, at in lost.items()
             if network not in prefixes and network.version in self.facts.live and at + grace > self.now
         }
+        if len(lost) > _LOST:  # routers, and who pretends to be one, may change their mind all the time
+            lost = dict(sorted(lost.items(), key=lambda item: item[1])[-_LOST:])
         self.deadline = min(self.deadline, min(lost.values(), default=math.inf) + grace)
         return lost
 

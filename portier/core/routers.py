@@ -11,6 +11,7 @@ Frames in, `Outcome` out, as the engine does that this is a part of.
 
 from __future__ import annotations
 
+import itertools
 import math
 from ipaddress import IPv6Network
 from typing import Final
@@ -22,6 +23,7 @@ from portier.core.model import Bound, Event, EventKind, Port, Role, RouterAdvert
 from portier.core.outcome import Effect, Outcome, Reconsider, Verdict
 
 _ROUTERS: Final = 16  # whose advertisements are remembered
+_PREFIXES: Final = 64  # that are on-link by their word
 # RFC 4861 section 10: solicitations at start, and the least time between advertisements to all.
 _SOLICITATIONS: Final = 3
 _SOLICITATION_INTERVAL: Final = 4.0
@@ -161,7 +163,7 @@ class Routers:
                 max(0.0, router.at + router.said.lifetime - now),
                 router.said.managed,
                 router.said.other,
-                router.on_link(now),
+                router.on_link(now) & self._on_link,
                 router.said.name_servers,
             )
             for router in list(self._known.values())
@@ -259,6 +261,9 @@ class Routers:
         """What was decided, and what it does to the on-link prefixes and to the deadline."""
         effects: tuple[Effect, ...] = ()
         on_link = frozenset[IPv6Network]().union(*(router.on_link(now) for router in self._known.values()))
+        if len(on_link) > _PREFIXES:  # those that are known already stay
+            ordered = sorted(on_link, key=lambda prefix: prefix not in self._on_link)
+            on_link = frozenset(itertools.islice(ordered, _PREFIXES))
         if on_link != self._on_link:
             self._on_link = on_link
             effects = (Reconsider("router"),)

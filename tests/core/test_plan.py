@@ -209,6 +209,20 @@ def test_unchanged_world_gives_the_same_objects(kernel: FakeKernel) -> None:
     assert plan.keep(Config(groups=(group(),)), memory).groups[0] is config.groups[0]
 
 
+def test_an_upstream_that_loses_prefixes_all_the_time_fills_no_memory(kernel: FakeKernel) -> None:
+    """Whoever may send Router Advertisements there may let prefixes come and go; those lost last are kept."""
+    config = Config(groups=(group(),))
+    memory = Memory()
+    for number in range(100):
+        heard = frozenset(IPv6Network((f"2001:db8:{number:x}:{more:x}::", 64)) for more in range(8))
+        want, _, memory = plan.desired(
+            config, kernel.snapshot(), memory, heard={"guests": heard}, now=float(number)
+        )
+    live = want.workers["guests"].live
+    assert len(live) <= 64 + 8 + 1
+    assert IPv6Network("2001:db8:62::/64") in live
+
+
 def test_same_snapshot_is_not_bound_again(kernel: FakeKernel) -> None:
     """Where the kernel shows the very same links, addresses and routes, only what workers learned and what
     is on record is looked at anew; time that matters is never skipped."""

@@ -56,6 +56,15 @@ class Site(Playbook):
         packet = packet / ICMPv6NDOptMTU(mtu=9000) / ICMPv6NDOptSrcLLAddr(lladdr=mac(host).hex(":"))
         return self.receive(ifindex, framed(packet, host))
 
+    def ra_of(self, source: str, host: int, prefixes: list[tuple[str, int]]) -> Verdict:
+        """A router advertises many prefixes, each for so many seconds."""
+        packet: Packet = IPv6(src=source, dst="ff02::1", hlim=255) / ICMPv6ND_RA()
+        for prefix, seconds in prefixes:
+            packet = packet / ICMPv6NDOptPrefixInfo(
+                prefix=prefix, prefixlen=64, L=1, A=1, validlifetime=seconds, preferredlifetime=seconds
+            )
+        return self.receive(U, framed(packet, host))
+
     def rs(self, ifindex: int, source: str, host: int) -> Verdict:
         """A host looks for routers."""
         packet: Packet = IPv6(src=source, dst="ff02::2", hlim=255) / ICMPv6ND_RS()
@@ -385,6 +394,18 @@ def test_routers_are_remembered_within_bounds() -> None:
 
     assert len(infos) == 16
     assert infos[-1].address == ip("fe80::139")
+
+
+def test_prefixes_are_believed_within_bounds() -> None:
+    """A flood of them drives out none that was there before."""
+    site = Site()
+    site.ra()
+    for number in range(15):
+        options = [(f"2001:db8:{number:x}:{more:x}::", 3600) for more in range(20)]
+        site.ra_of(f"fe80::{number + 100}", number + 100, options)
+        site.now += 0.1
+    assert len(site.heard()) == 64
+    assert PREFIX in site.heard()
 
 
 def test_who_looks_sees_the_routers() -> None:
