@@ -200,7 +200,7 @@ class Guard:
             self._judge(gate, now)
         if new_link:
             self._stop_seeking()
-        self._seek(now)
+        self._seek(now, fresh=new_link and uplink is not None)
         self._changed()
 
     def _judge(self, gate: Gate, now: float) -> None:
@@ -277,15 +277,18 @@ class Guard:
 
     # -- the search for a router -------------------------------------------------------------------
 
-    def _seek(self, now: float) -> None:
-        """See to it that ports that wait get what they wait for, or an end."""
+    def _seek(self, now: float, *, fresh: bool = False) -> None:
+        """See to it that ports that wait get what they wait for, or an end; and, where the link is `fresh`,
+        that its routers are heard, without whom nothing leaves it."""
         waiting = [gate for gate in self.gates.values() if gate.state is Service.WAITING]
-        if not waiting:
-            self._stop_seeking()
-        elif self._alone and self._uplink is None:
+        if self._alone and self._uplink is None:
             for gate in waiting:
                 self._open(gate, "the group has no upstream")
-        elif math.isinf(self._seek_until) and any(gate.sent == 0 and not gate.held for gate in waiting):
+        elif not waiting and not fresh:
+            self._stop_seeking()
+        elif math.isinf(self._seek_until) and (
+            fresh or any(gate.sent == 0 and not gate.held for gate in waiting)
+        ):
             self._asked = 0
             self._seek_until = now + _NO_ROUTER
             self._ask_at = now

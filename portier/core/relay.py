@@ -35,7 +35,7 @@ from portier.core.engine import (
 )
 from portier.core.hostroutes import HostRoutes
 from portier.core.loops import Echoes, Gate, Guard, Memory
-from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Network, Port, Role
+from portier.core.model import Bound, Event, EventKind, Group, HostRoute, LoopProtection, Network, Port, Role
 from portier.core.ndp import Message
 from portier.core.neighbors import RouteState, Shares
 from portier.core.outcome import AddRoute, Effect, MoveRoute, Outcome, RouteResult, Verdict
@@ -67,6 +67,7 @@ _FRAGMENT: Final = 44
 _AUTHENTICATION: Final = 51
 _EXTENSIONS: Final = frozenset({0, 43, 60, 135, 139, 140})
 _NO_PROTOCOL: Final = -1
+_OWN: Final = "the proxy's own address"
 
 # virtio-net header as PACKET_VNET_HDR gives it, in the host's own byte order: flags, segmentation, header
 # length, segment size, where the checksum starts.
@@ -266,6 +267,7 @@ class RelayEngine:
         self._next_hops: dict[bytes, set[int]] = {}
         self._behind = Prefixes()
         self._on_link = Prefixes()
+        self._uplink: tuple[int, bytes | None] | None = None
         self._routers: dict[bytes, _Router] = {}
         self._prefixes: dict[IPv6Network, float] = {}
         self._hosts: dict[bytes, _Host] = {}
@@ -308,6 +310,11 @@ class RelayEngine:
         self._ports = attached
         self._flows = {index: this.flows for index, this in attached.items()}
         self._macs = frozenset(port.mac for port in bound.ports if port.mac is not None)
+        uplink = next((this for this in bound.ports if this.role is Role.UPSTREAM), None)
+        if before is None or (uplink and (uplink.ifindex, uplink.mac)) != self._uplink:
+            # What routers of another link said does not hold here.
+            self._uplink = uplink and (uplink.ifindex, uplink.mac)
+            self._routers, self._prefixes = {}, {}
         self._own = {}
         for port in bound.ports:
             for address in port.addresses:
@@ -487,6 +494,9 @@ class RelayEngine:
             return verdict
         if group and (limit := self._over_limit(port, message.ether_source, now)) is not None:
             return limit
+        for address in (message.source, message.target if message.type == ndp.ADVERTISEMENT else b""):
+            if self._is_routers(port, address):
+                return self._refuse_claim(port, address, message.ether_source, "a router's, on the upstream")
         if message.type == ndp.ADVERTISEMENT:
             if self._is_own(port, message.target):
                 return self._refuse_claim(port, message.target, message.ether_source)
@@ -1175,6 +1185,12 @@ class RelayEngine:
         port."""
         return address in self._own or address == port.port.source
 
+    def _is_routers(self, port: _Attached, address: bytes) -> bool:
+        """Whether an address is that of a router which cannot be on a port: where loops are guarded against
+        routers are on the upstream alone, and who speaks for one elsewhere would draw the traffic of all."""
+        off = self._group.loop_protection is LoopProtection.OFF
+        return address in self._routers and not port.gate.upstream and not off
+
     def _closed(self, port: _Attached) -> Verdict:
         return Verdict.HOLD_DOWN if port.gate.held_down else Verdict.WAITING
 
@@ -1185,8 +1201,8 @@ class RelayEngine:
             return Verdict.PORT_LIMIT
         return None
 
-    def _refuse_claim(self, port: _Attached, address: bytes, mac: bytes) -> Verdict:
-        what = f"is the proxy's own address; {mac_text(mac)} on {port.name} claims it and is refused"
+    def _refuse_claim(self, port: _Attached, address: bytes, mac: bytes, what: str = _OWN) -> Verdict:
+        what = f"is {what}; {mac_text(mac)} on {port.name} claims it and is refused"
         self._event(EventKind.CLAIM, port, address, what)
         return Verdict.CLAIM
 

@@ -383,6 +383,30 @@ def test_packets_off_the_link_go_to_the_router_that_advertises_itself() -> None:
 WORLD = "2001:db8:ffff::1"
 
 
+def test_routers_are_asked_for_at_the_start_whatever_the_ports_wait_for() -> None:
+    """Hosts that have one already do not ask again, and what they send leaves the link by it."""
+    play = RelayBook()
+    play.crash()
+    assert [(out.port, out.message.type) for out in play.sent] == [(U, ndp.ROUTER_SOLICITATION)]
+    play.pass_time(20)
+    assert len([out for out in play.sent if out.message.type == ndp.ROUTER_SOLICITATION]) == 2
+    play.crash()
+    play.receive(U, advertised())
+    play.pass_time(20)
+    assert play.sent == []
+
+
+def test_routers_of_another_upstream_are_forgotten() -> None:
+    """And their prefixes."""
+    play = known()
+    play.receive(U, advertised(prefix=("2001:db8:b::", 3600)))
+    play.configure(ports=(play.ports[0]._replace(mac=mac(0x77)), *play.ports[1:]))
+    play.receive(U, advertised(2))
+    for target in (WORLD, "2001:db8:b::1"):
+        play.udp(D, 0xA, target)
+        assert [out.to for out in play.sent] == [mac(2)]
+
+
 def test_nd_097_who_claims_an_address_of_the_world_draws_nothing() -> None:
     """Neither what other hosts send there by way of the router, nor what the host itself sends."""
     play = known()
@@ -541,7 +565,7 @@ def test_nd_032_036_nobody_there_means_silence() -> None:
     play = RelayBook()
     play.udp(D, 0xA, "::b")
     play.pass_time(5)
-    assert play.where() == [U, E, U, E]
+    assert [out.port for out in play.sent if out.message.target] == [U, E, U, E]
     assert play.counts(D) == {"nobody-there": 1}
     assert play.udp(D, 0xA, "::b") is Verdict.NOBODY
     assert play.sent == []

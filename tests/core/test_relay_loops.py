@@ -236,6 +236,32 @@ def test_nd_071_a_proxy_behind_a_proxy_disables_itself_and_says_why() -> None:
     assert chained.receive(D, advertised(7, flags=P)) is Verdict.HOLD_DOWN
 
 
+@pytest.mark.parametrize("policy", [STRICT, NESTED, DROP])
+def test_nd_097_nobody_behind_speaks_for_the_router(policy: LoopProtection) -> None:
+    """Who claims its address draws the traffic of nobody, and who redirects in its name nobody's either."""
+    router = "fe80::1:1"
+    play = running(loop_protection=policy)
+    play.learn(E, 0xB)
+    body = b"\x89" + bytes(7) + ip("::a") + ip("::a")
+    redirect = ndp._frame(play.mac_of(D), mac(0xE), ip(router), ip("::b"), body)
+    assert play.ns(D, 0xE, "::1", source=router) is Verdict.CLAIM
+    assert EventKind.CLAIM in play.kinds()
+    assert play.na(D, 0xE, flags="RO", target=router) is Verdict.CLAIM
+    assert play.na(D, 0xE, "::b", target=router, source="::e") is Verdict.CLAIM
+    assert play.receive(D, ndp.router_solicitation(mac(0xE), ip(router))) is Verdict.CLAIM
+    assert play.receive(D, redirect) is Verdict.CLAIM
+    assert play.sent == []
+    assert (play.state(U, router), play.state(D, router)) == ("stale", None)
+    assert play.dad(D, 0xE, router) is Verdict.RELAYED, "the router itself objects to that"
+
+
+def test_off_lets_routers_be_anywhere() -> None:
+    """And whoever speaks for one."""
+    play = strict(loop_protection=OFF)
+    play.receive(U, advertised())
+    assert play.ns(D, 0xE, "::1", source="fe80::1:1") is Verdict.RELAYED
+
+
 def test_nd_068_the_hold_down_restarts_with_each_advertisement_and_ends_when_there_are_none() -> None:
     """60 min after the last; then two P-bit advertisements first."""
     play = running()
