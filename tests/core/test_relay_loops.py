@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -513,6 +514,29 @@ def test_nd_008_two_proxies_that_start_at_the_same_moment_are_not_both_held_down
     assert second.part(D) == HELD
     bench.say(U, advertised())
     assert first.part(D) == ACTIVE
+
+
+@pytest.mark.parametrize("router", [True, False])
+def test_nd_008_of_two_that_start_together_one_survives_a_hundred_times(*, router: bool) -> None:
+    """Whatever their delays are, and however shortly one after the other they start."""
+    random = Random(1)
+    for _ in range(100):
+        bench = Bench()
+        for proxy in bench.proxies:
+            proxy.chance = random.random()
+        late = bench.proxies[random.randrange(2)]
+        late.pass_time(random.random())
+        if router:
+            bench.say(U, advertised(0x70))
+            bench.pass_time(4, step=0.1)
+        else:
+            bench.pass_time(13, step=0.5)
+            for number in range(1, 9):
+                bench.say(D, multicast(0xA, number))
+                bench.say(U, multicast(0xB, 0x40 + number))
+                bench.pass_time(2, step=0.5)
+        assert len(bench.working()) == 1
+        assert sum(bench.frames.values()) < 200
 
 
 @pytest.mark.parametrize("segment", [U, D])
