@@ -686,15 +686,20 @@ class Daemon:
         status = self.status()
         yield "healthy" if status["healthy"] else f"degraded: {'; '.join(status['problems'])}"
         for group in status["groups"]:
-            ports = [
-                port["name"] + ("" if port["state"] == "active" else f" ({port['reason'] or port['state']})")
-                for port in group["ports"]
-            ]
+            ports = [port["name"] + _trouble(port) for port in group["ports"]]
             yield (
                 f"group {group['name']}: upstream {group['upstream']['active'] or 'none'}; "
                 f"ports {', '.join(ports) or 'none'}; {group['neighbors']} hosts known, "
                 f"{group['pending']} asked for; worker {group['worker']['state']}"
             )
+
+
+def _trouble(port: Mapping[str, Any]) -> str:
+    """What keeps a port from taking part, in brackets; "" where nothing does."""
+    if port["state"] != "active":
+        return f" ({port['reason'] or port['state']})"
+    relay = port["relay"]
+    return f" ({relay['service']})" if relay and relay["service"] != PortService.FORWARDING else ""
 
 
 # -- without a daemon ----------------------------------------------------------------------------------

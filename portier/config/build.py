@@ -526,7 +526,11 @@ class _Builder:
     # -- what looks wrong ------------------------------------------------------------------------
 
     def look_at_relay(self, at: At, upstream: Fields, downstream: Fields, protection: LoopProtection) -> None:
-        """Warn where every router would be taken for one that should not be there."""
+        """Warn where there is nothing to relay to, and where every router would be taken for one that should
+        not be there."""
+        names = [text for text in downstream if not text.startswith("!")]
+        if len(names) + bool(upstream) < 2 and not any(char in text for text in names for char in "*?["):
+            self.warn(at, "mode relay with a single port: nothing is relayed")
         if downstream and not upstream and protection is not LoopProtection.OFF:
             self.warn(
                 at,

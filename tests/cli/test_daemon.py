@@ -21,7 +21,7 @@ from portier.core.engine import Explanation, Service, Standing
 from portier.core.model import Config, Event, EventKind, Group, Mode, Role, Timers
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, PortReport, Report, StopWorker
-from portier.daemon import Daemon, cleanup
+from portier.daemon import Daemon, _trouble, cleanup
 from portier.errors import PortierError, Refused
 from portier.runtime.reconcile import Round, Settings
 from portier.runtime.supervisor import GroupStatus
@@ -376,3 +376,21 @@ def test_lift_on_the_command_line(tmp_path: Path, portier: Portier) -> None:
         assert (done.returncode, done.stderr) == (1, "portier lift: no group names lo or matches it\n")
         assert portier("lift").returncode == 64
     assert portier("lift", "wlan0").returncode == 4
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "service", "said"),
+    [
+        ("active", "", None, ""),
+        ("active", "", "forwarding", ""),
+        ("active", "", "hold-down", " (hold-down)"),
+        ("active", "", "waiting for RAs", " (waiting for RAs)"),
+        ("waiting", "down", None, " (down)"),
+    ],
+)
+def test_the_log_names_ports_that_take_no_part(
+    state: str, reason: str, service: str | None, said: str
+) -> None:
+    """In the summary that SIGUSR1 asks for, with why."""
+    relay = {"service": service} if service else None
+    assert _trouble({"state": state, "reason": reason, "relay": relay}) == said
