@@ -123,8 +123,9 @@ class _Pending(Timed):
     ``origin`` is the port on whose behalf, ``asked`` are the ports it was asked for on, ``askers`` those who
     wait, ``wanted`` whether the host's own traffic does, ``promised`` that they are answered in any case.
     ``checked`` means that others have a say before a downstream is believed, ``held`` the port on which the
-    kernel's neighbor table has the target, ``candidate`` is the downstream that spoke up meanwhile,
-    ``proven`` when it answered us, and ``settle_at`` when the others have had their chance.
+    kernel's neighbor table has the target, ``corrects`` that the host told of itself as one who was elsewhere
+    before, ``candidate`` is the downstream that spoke up meanwhile, ``proven`` when it answered us, and
+    ``settle_at`` when the others have had their chance.
     """
 
     __slots__ = (
@@ -132,6 +133,7 @@ class _Pending(Timed):
         "askers",
         "candidate",
         "checked",
+        "corrects",
         "held",
         "origin",
         "promised",
@@ -153,6 +155,7 @@ class _Pending(Timed):
         self.wanted = False
         self.tries = 0
         self.checked = False
+        self.corrects = False
         self.held = 0
         self.candidate: _Sighting | None = None
         self.proven = False
@@ -186,7 +189,8 @@ class _Relayed(NamedTuple):
 class _Sighting(NamedTuple):
     """An address seen on a port.  ``genuine`` says that the frame came from the very link-layer address it
     names; ``solicited`` that it answers what we asked; ``override`` is the O flag of an advertisement, None
-    where the address was the source of a solicitation or the target of a DAD probe."""
+    where the address was the source of a solicitation or the target of a DAD probe; ``corrects`` that nobody
+    asked for the advertisement and that it overrides what others have (RFC 4861 section 7.2.6)."""
 
     port: Attached
     address: bytes
@@ -195,6 +199,7 @@ class _Sighting(NamedTuple):
     solicited: bool = False
     override: bool | None = None
     router: bool | None = None
+    corrects: bool = False
 
 
 class RouteEngine:
@@ -846,6 +851,7 @@ class RouteEngine:
             solicited=message.solicited and self._was_asked(port, target, mac, now),
             override=message.override,
             router=message.router,
+            corrects=message.override and not message.solicited,
         )
         if message.news and target in self._probes:
             return Verdict.HEARD  # by another proxy, of the very host that probes
@@ -932,6 +938,7 @@ class RouteEngine:
             if (limit := self._over_limit(port, ether_source, now)) is not None:
                 return limit
             return self._check_claim(seen, now)
+        pending.corrects = pending.corrects or seen.corrects
         if not port.upstream and not pending.checked and (held := self._held_elsewhere(port, address)):
             pending.checked = True
             pending.held = held
@@ -988,6 +995,7 @@ class RouteEngine:
         pending = self._pending[address] = _Pending(address, rule, port.ifindex)
         pending.checked = True
         pending.held = held
+        pending.corrects = seen.corrects
         pending.candidate = seen
         pending.tries = 1
         pending.settle_at = now + (_CONTEST_PROBES * _CONTEST_INTERVAL if held else _UPSTREAM_HEAD_START)
@@ -1008,6 +1016,7 @@ class RouteEngine:
         self._give_up(pending)
         if self._barred(seen.port, seen.address) is not None:
             return  # the ports or routes changed while it was asked for
+        seen = seen._replace(corrects=pending.corrects)
         entry = self._learn(seen, now, wanted=pending.wanted or bool(pending.askers))
         if pending.held in self._ports:
             self._announce(entry, self._ports[pending.held], now, correction=True)
@@ -1050,7 +1059,7 @@ class RouteEngine:
         self._regroup_host(entry)
         for this in self._ports.values():
             if entry.ifindex in this.reaches:
-                self._announce(entry, this, now, correction=False)
+                self._announce(entry, this, now, correction=seen.corrects)
         self._event(
             EventKind.LEARNED,
             port,

@@ -91,6 +91,19 @@ def test_a_host_taken_over_from_where_the_kernel_had_it_is_told_there() -> None:
     assert [sent.port for sent in play.told(U)] == [U, U, U]
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["unasked", "while asked for"])
+def test_a_host_that_tells_of_itself_has_its_word_passed_on(asked: bool) -> None:
+    """It overrides what others have (RFC 4861 section 7.2.6), who may have had it beside them."""
+    play = Playbook()
+    if asked:
+        play.ns(U, "fe80::9", "::5", 9)
+    play.na(D, "::5", 5, flags="O")
+    play.na(D, "::5", 5)
+    play.pass_time(5)
+
+    assert [sent.port for sent in play.told(U)] == [U, U, U]
+
+
 def test_nothing_new_is_not_told() -> None:
     """Hosts that go on talking, and a reload."""
     play = Playbook()

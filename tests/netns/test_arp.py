@@ -143,7 +143,22 @@ def test_one_file_serves_both_families(lab: Lab) -> None:
         assert "known on tap1" in explained.stdout
         assert scene.portier.neighbors()[address]["port"] == "tap1"
         scene.portier.wait_event("learned", address)
+    known = scene.portier.cli("neighbors").stdout.splitlines()
+    lines = [[line for line in known if address in line.split()] for address in (guest(1), "2001:db8:7::11")]
+    assert all(len(found) == 1 and "tap1" in found[0].split() for found in lines), known
+    status = scene.portier.cli("status")
+    assert status.returncode == 0, status.stdout
+    for address in (guest(1), "2001:db8:7::11"):
+        assert f"learned: {address} is on tap1" in status.stdout
+    plan = scene.portier.cli("plan")
+    assert (plan.returncode, plan.stdout.strip()) == (0, "nothing to do")
     assert "no rule allows it" in scene.portier.explain("198.51.100.1").stdout
+    scene.portier.kill9()
+    plan = scene.portier.cli("plan")
+    for prefix in (f"{guest(1)}/32", "2001:db8:7::11/128"):
+        assert f"- route {prefix} dev tap1" in plan.stdout
+    assert scene.portier.cli("cleanup").returncode == 0
+    assert scene.p.host_routes4() == scene.p.host_routes() == {}
 
 
 # -- the packet table of a responder -----------------------------------------------------------------------
