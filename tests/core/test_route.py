@@ -1434,6 +1434,7 @@ def test_an_advertisement_without_override_contests_nothing() -> None:
     """RFC 4861 section 7.2.5: another proxy's O=0 against the host's own O=1."""
     play = Playbook()
     play.learn(D, "::5", 5)
+    play.pass_time(3)  # the last announcement
 
     assert play.na(E, "::5", 88, flags="S") is Verdict.HEARD
     assert not play.events
