@@ -443,6 +443,15 @@ def test_a_neighbor_of_a_prefix_that_no_router_tells_of_is_found_when_somebody_l
     assert play.where() == [E]
 
 
+def test_packets_off_the_link_do_not_go_back_to_a_router_where_they_came_from() -> None:
+    """It meant them for somebody here."""
+    play = known()
+    play.receive(U, advertised())
+    assert play.udp(U, 1, WORLD, source="2001:db8:fffe::1") is QUEUED
+    assert {out.message.target for out in play.sent} == {ip(WORLD)}
+    assert play.where() == [D, E]
+
+
 def test_prefixes_and_routers_that_are_no_more_make_room_for_others() -> None:
     """However many there were."""
     play = known(loop_protection=LoopProtection.OFF)
@@ -661,6 +670,17 @@ def test_nd_045_the_hosts_own_stack_gets_no_error_by_the_wire() -> None:
     frame = VNET + b"\x33\x33\0\0\0\xfb" + play.mac_of(U) + b"\x86\xdd" + octets
     assert play.receive(U, frame) is RELAYED
     assert play.where() == [E]
+
+
+def test_nd_045_errors_of_one_port_are_limited_however_many_are_told() -> None:
+    """A hundred a second, for any number of senders."""
+    play = RelayBook(ports=(port(U), port(D), port(E, mtu=1280)))
+    play.learn(E, 0xB)
+    told = 0
+    for number in range(300):
+        play.put(D, number % 200, datagram(f"::{0x100 + number:x}", "::b", 1400))
+        told += len(play.on(D))
+    assert told == 100
 
 
 def test_nd_046_no_mtu_below_1280_is_ever_told() -> None:
@@ -931,6 +951,15 @@ def test_host_routes_are_for_those_whom_the_kernel_would_look_for_elsewhere() ->
     play.na(U, 0xB, flags="O")
     assert play.route("::b") is None
     assert RelayBook(routes=None).na(E, 0xB, flags="O") is RELAYED
+
+
+def test_a_gateway_of_the_kernels_gets_no_host_route_elsewhere() -> None:
+    """Who claims its address on another port does not draw what the host routes by it."""
+    play = RelayBook()
+    play.configure(next_hops=frozenset({(ip("::1"), U)}))
+    play.na(D, 0xE, flags="O", target="::1")
+    play.na(D, 0xE, flags="O", target="::2")
+    assert (play.route("::1"), play.route("::2")) == (None, D)
 
 
 def test_a_route_that_the_kernel_refuses_is_tried_again_and_holds_nothing_back() -> None:

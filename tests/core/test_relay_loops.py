@@ -308,6 +308,22 @@ def test_nd_080_only_valid_advertisements_count(change: dict[str, int]) -> None:
     assert play.part(D) == ACTIVE
 
 
+@pytest.mark.parametrize("held", [D, E])
+def test_nd_067_a_known_flow_stops_at_once_when_either_of_its_ports_is_held_down(held: int) -> None:
+    """Nothing goes in or out there, by the fast path or the slow one."""
+    play = running()
+    play.learn(D, 0xA)
+    play.learn(E, 0xB)
+    packet = datagram("::a", "::b")
+    play.put(D, 0xA, packet)
+    assert play.forward(D, 0xA, packet) is not None
+    play.receive(held, advertised(7))
+    assert play.forward(D, 0xA, packet) is None
+    assert play.put(D, 0xA, packet) is Verdict.HOLD_DOWN
+    assert play.ns(D, 0xA, "::b", unicast=True) is Verdict.HOLD_DOWN
+    assert play.sent == []
+
+
 def test_nd_082_on_a_port_held_down_the_proxys_own_functions_go_on() -> None:
     """What is for the proxy is heard."""
     play = running()
@@ -412,6 +428,14 @@ def test_of_two_that_sent_at_the_same_moment_the_lower_address_goes_on_once() ->
     higher.receive(U, advertised())
     higher.pass_time(0)
     assert higher.receive(D, relabelled(advertised(flags=P), mac(2))) is Verdict.HOLD_DOWN
+
+
+def test_who_sends_a_second_later_was_no_tie() -> None:
+    """It has heard the first advertisement, and is no proxy that keeps to the rules."""
+    lower = strict(random=0.0)
+    lower.receive(U, advertised())
+    lower.pass_time(1.5)
+    assert lower.receive(D, relabelled(advertised(flags=P), b"\xfe" + bytes(5))) is Verdict.HOLD_DOWN
 
 
 def relabelled(frame: bytes, source: bytes) -> bytes:
