@@ -167,7 +167,7 @@ def reach(host: Host, address: str) -> None:
 # -- packets are left alone
 
 
-def test_nd_027_packets_are_identical_from_the_ipv6_header_on(scene: Scene) -> None:
+def test_nd_030_packets_are_identical_from_the_ipv6_header_on(scene: Scene) -> None:
     """Hop limit, traffic class, checksum and all, in both directions and between downstreams."""
     one, other = scene.u.capture("eth0"), scene.guests[1].capture("eth0")
     assert scene.u.ping(guest(1), count=5)
