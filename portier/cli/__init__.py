@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import keyword
 import os
 import sys
 import traceback
@@ -36,6 +37,7 @@ COMMANDS = {
     "lift": "end the hold-down of a port (mode relay)",
     "cleanup": "remove from the kernel all that a dead daemon left there",
     "schema": "print the JSON Schema of the configuration",
+    "import": "turn the configuration of ndppd, npd6 or pndpd into Portier's, on standard output",
     "demo": "show it work, in a lab of namespaces that touches nothing",
 }
 
@@ -60,7 +62,8 @@ def _call(options: argparse.Namespace) -> int:
     """Run the command and turn its exceptions into exit codes and lines."""
     name: str = options.command
     try:
-        code: int = importlib.import_module(f"portier.cli.{name}").run(options)
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        code: int = importlib.import_module(f"portier.cli.{module}").run(options)
         sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -186,4 +189,6 @@ def _parser() -> argparse.ArgumentParser:
         "--write", type=Path, metavar="FILE", help="write the solicitations to FILE, a pcap; means --packets"
     )
     made["lift"].add_argument("port", metavar="PORT", help="the interface, as `portier status` names it")
+    made["import"].add_argument("peer", choices=("ndppd", "npd6", "pndpd"), help="whose configuration it is")
+    made["import"].add_argument("file", metavar="FILE", help="the file; - for standard input")
     return parser

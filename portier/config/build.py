@@ -49,7 +49,7 @@ _NAME = re.compile(r"(?!\.{1,2}\Z)[^/\s]{1,15}")  # what may name an interface
 _GLOB = re.compile(r"[^/\s]{1,255}")  # may be longer than any name that it matches
 _GROUP = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
-_NO_HOSTS = (
+NO_HOSTS = (
     (IPv6Network("fe80::/10"), "link-local addresses belong to one link, and are never proxied"),
     (IPv6Network("ff00::/8"), "multicast addresses are never proxied"),
     (IPv6Network("::1/128"), "the loopback address is no host's on a link"),
@@ -109,7 +109,8 @@ class At(NamedTuple):
         return [At((*path, i), nodes[i], data) for i, data in enumerate(self.data) if data is not None]
 
 
-def _within(prefix: Network, other: Network) -> bool:
+def within(prefix: Network, other: Network) -> bool:
+    """Whether all of a prefix is in the other."""
     return (
         prefix.version == other.version
         and prefix.prefixlen >= other.prefixlen
@@ -400,8 +401,8 @@ class _Builder:
         prefix = self.prefix(given) if given is not None else None
         if prefix is None or given is None:
             return None
-        for never, why in _NO_HOSTS:
-            if allow and not isinstance(prefix, Live) and _within(prefix, never):
+        for never, why in NO_HOSTS:
+            if allow and not isinstance(prefix, Live) and within(prefix, never):
                 self.fail(given, why)
         if "answer" in fields:
             answer = _choice(fields, "answer", answer)
