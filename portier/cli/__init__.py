@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import keyword
 import os
 import sys
 import traceback
@@ -62,8 +61,7 @@ def _call(options: argparse.Namespace) -> int:
     """Run the command and turn its exceptions into exit codes and lines."""
     name: str = options.command
     try:
-        module = f"{name}_" if keyword.iskeyword(name) else name
-        code: int = importlib.import_module(f"portier.cli.{module}").run(options)
+        code: int = importlib.import_module(f"portier.cli.{name}").run(options)
         sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)

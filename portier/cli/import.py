@@ -1,3 +1,4 @@
+# ruff: noqa: N999  (a command's module is named for it, and imported by its name)
 """`portier import ndppd|npd6|pndpd FILE`: another proxy's configuration as Portier's, on standard output.
 
 What the user should decide stands in the output, as a comment next to what it is about, and once more on
