@@ -22,8 +22,9 @@ EXCUSED = ("this ip(8) does not show it", "they are closed to others", "this mac
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marker, so that --strict-markers accepts it."""
+    """Name the markers, so that --strict-markers accepts them."""
     config.addinivalue_line("markers", "alone: no other test runs at the same time")
+    config.addinivalue_line("markers", "slow: left out unless asked for by -m slow")
 
 
 @contextlib.contextmanager

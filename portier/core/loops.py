@@ -39,8 +39,12 @@ _ROUTERS: Final = 8
 # A loop is believed in when so many packets came back, no further apart than this.
 _SIGHTINGS: Final = 3
 _SIGHTING_GAP: Final = 10.0
-# How long the other proxy has to give way, when it is its turn.
+# When it is the other proxy's turn to give way, it has so long, and so many: it may have seen fewer so far.
 _PATIENCE: Final = 5.0
+_MANY_SIGHTINGS: Final = 3 * _SIGHTINGS
+
+# So long after a packet of our own that was to find out who brings packets back comes the next.
+_TRIAL_GAP: Final = 1.0
 
 _ECHOES: Final = 8192
 # What comes back later than this was perhaps said again by another host.
@@ -78,7 +82,8 @@ class Gate:
     """A port as loop protection sees it.
 
     ``sent`` counts the P-bit advertisements sent on it, ``first`` is when the first one was, ``held`` are the
-    advertisements to send, by router; ``due`` is when the gate needs attention.
+    advertisements to send, by router; ``due`` is when the gate needs attention; ``seen_first`` and
+    ``seen_last`` are when packets of the proxy's own came back on it.
     """
 
     __slots__ = (
@@ -93,7 +98,6 @@ class Gate:
         "seen_first",
         "seen_last",
         "sent",
-        "sightings",
         "state",
         "tie",
         "upstream",
@@ -107,7 +111,6 @@ class Gate:
         self.state = Service.WAITING
         self.reason = ""
         self.offence: Offence | None = None
-        self.sightings = 0
         self.seen_first = self.seen_last = -math.inf
         self.restart()
 
@@ -140,15 +143,16 @@ class Gate:
 class Guard:
     """The gates of one group.
 
-    `random` gives numbers from 0 to 1; `send` takes frames to be sent on a port, `tell` events, and `changed`
-    is called when a port starts or ceases to take part.  `heard` is kept up to date, and may be given to the
-    next guard of the group.
+    `random` gives numbers from 0 to 1; `send` takes frames to be sent on a port, `say` those of the proxy
+    itself, with the time, `tell` events, and `changed` is called when a port starts or ceases to
+    take part.  `heard` is kept up to date, and may be given to the next guard of the group.
     """
 
     def __init__(
         self,
         random: Callable[[], float],
         send: Callable[[int, bytes], None],
+        say: Callable[[int, bytes, float], None],
         tell: Callable[[Event], None],
         changed: Callable[[], None],
         heard: Memory,
@@ -157,6 +161,7 @@ class Guard:
         self.gates: dict[int, Gate] = {}
         self._random = random
         self._send = send
+        self._say = say
         self._tell = tell
         self._changed = changed
         self._policy = LoopProtection.STRICT
@@ -169,6 +174,11 @@ class Guard:
         self._asked = 0
         self._ask_at = math.inf
         self._seek_until = math.inf
+        # Packets that came back, when the last one did, and when one of our own was last sent to see who
+        # brings them.
+        self._sightings = 0
+        self._seen = -math.inf
+        self._trial = -math.inf
 
     # -- configuration -----------------------------------------------------------------------------
 
@@ -243,7 +253,7 @@ class Guard:
     def _close(self, gate: Gate, offence: Offence) -> None:
         gate.state = Service.HOLD_DOWN
         gate.restart()
-        gate.sightings = 0
+        self._sightings = 0
         self._event(
             gate,
             EventKind.LOOP,
@@ -262,7 +272,7 @@ class Guard:
             self._open(gate, "")
         elif gate.mac:
             # A router there that advertises itself rarely is better heard now than later (RFC 8319).
-            self._send(gate.ifindex, ndp.router_solicitation(gate.mac))
+            self._say(gate.ifindex, ndp.router_solicitation(gate.mac), now)
         self._changed()
         self._seek(now)
 
@@ -302,7 +312,7 @@ class Guard:
         self._ask_at = now + _SOLICITATION_INTERVAL if self._asked < _SOLICITATIONS else math.inf
         uplink = self._uplink
         if uplink is not None and uplink.open and uplink.mac:
-            self._send(uplink.ifindex, ndp.router_solicitation(uplink.mac))
+            self._say(uplink.ifindex, ndp.router_solicitation(uplink.mac), now)
 
     def _stop_seeking(self) -> None:
         self._seek_until = self._ask_at = math.inf
@@ -379,17 +389,58 @@ class Guard:
 
     # -- loops without Router Advertisements ---------------------------------------------------------
 
-    def came_back(self, gate: Gate, origin: Gate | None, address: bytes, mac: bytes, now: float) -> None:
-        """A multicast packet that was relayed came back to `gate`, sent by `mac`.  `origin`
-        is the port by which it came in first.  Another proxy is beside this one, then, or two ports are on
-        one link; a downstream port that keeps seeing this is held down."""
+    def came_back(
+        self, gate: Gate, origin: Gate | None, address: bytes, mac: bytes, now: float, *, own: bool
+    ) -> bool:
+        """A multicast packet that was relayed, or is the proxy's `own`, came back to `gate`, sent by `mac`.
+        `origin` is the port by which it came in first, or was said.  Another proxy is beside this one, then,
+        or two ports are on one link; a downstream port that keeps seeing this is held down.
+
+        Who the other proxy is can only be told by a packet of our own.  Another's may have come by way of
+        that proxy first: what came back is the host's own, then, and `mac` too.  True where a packet
+        of our own is wanted.
+        """
         twin = next((other for other in self.gates.values() if other.mac == mac), None)
+        if twin is not None or not own:  # what is ours alone would be counted here and not by the other
+            self._count(gate, address, mac, now)
+        if self._policy in {LoopProtection.DROP, LoopProtection.OFF} or self._sightings < _SIGHTINGS:
+            return False
+        if not own:
+            wanted = now >= self._trial + _TRIAL_GAP
+            self._trial = now if wanted else self._trial
+            return wanted
         if now > gate.seen_last + _SIGHTING_GAP:
-            gate.sightings = 0
             gate.seen_first = now
         gate.seen_last = now
-        gate.sightings += 1
-        if gate.sightings == 1:
+        if twin is not None:
+            victim = twin if gate.upstream else gate
+        elif gate.upstream:
+            # What it came in by may be cut, and only once the other had its chance on the downstream.
+            patience = _PATIENCE if gate.mac > mac else 2 * _PATIENCE
+            tried = now >= gate.seen_first + patience and self._sightings >= _MANY_SIGHTINGS
+            if origin is None or not tried:
+                return False
+            victim = origin
+        else:
+            # Of two proxies the one with the higher link-layer address gives way, or both would.
+            tried = now >= gate.seen_first + _PATIENCE and self._sightings >= _MANY_SIGHTINGS
+            if gate.mac < mac and not tried:
+                return False
+            victim = gate
+        heard = self._heard.setdefault((victim.ifindex, victim.mac), Heard())
+        what = f"a loop: relayed packets come back on {gate.name} from {mac_text(mac)}"
+        heard.looped = Offence(now, address, mac, what)
+        self._judge(victim, now)
+        return False
+
+    def _count(self, gate: Gate, address: bytes, mac: bytes, now: float) -> None:
+        if now > self._seen + _SIGHTING_GAP:
+            self._sightings = 0
+            for each in self.gates.values():
+                each.seen_last = -math.inf
+        self._seen = now
+        self._sightings += 1
+        if self._sightings == 1:
             self._event(
                 gate,
                 EventKind.LOOP,
@@ -397,25 +448,6 @@ class Guard:
                 f"a packet of {text(address)} that was relayed came back on {gate.name} "
                 f"from {mac_text(mac)}: another proxy, or a loop",
             )
-        if self._policy in {LoopProtection.DROP, LoopProtection.OFF} or gate.sightings < _SIGHTINGS:
-            return
-        if twin is not None:
-            victim = twin if gate.upstream else gate
-        elif gate.upstream:
-            # What it came in by may be cut, and only once the other had its chance on the downstream.
-            patience = _PATIENCE if gate.mac > mac else 2 * _PATIENCE
-            if origin is None or now < gate.seen_first + patience:
-                return
-            victim = origin
-        else:
-            # Of two proxies the one with the higher link-layer address gives way, or both would.
-            if gate.mac < mac and now < gate.seen_first + _PATIENCE:
-                return
-            victim = gate
-        heard = self._heard.setdefault((victim.ifindex, victim.mac), Heard())
-        what = f"a loop: relayed packets come back on {gate.name} from {mac_text(mac)}"
-        heard.looped = Offence(now, address, mac, what)
-        self._judge(victim, now)
 
     # -- time --------------------------------------------------------------------------------------
 

@@ -61,6 +61,7 @@ _TICK_BATCH: Final = 128
 _ETHERTYPE: Final = b"\x86\xdd"
 _LOOPBACK: Final = bytes(15) + b"\1"
 _NO_MAC: Final = bytes(6)
+_UDP: Final = 17
 _ICMPV6: Final = 58
 _ERROR_TYPES: Final = 128  # ICMPv6 types below are errors (RFC 4443 section 2.1)
 _FRAGMENT: Final = 44
@@ -247,6 +248,18 @@ def wire_length(frame: bytes | bytearray, length: int) -> int:
     return int(transport + octets + size)
 
 
+def _message_name(frame: bytes, message: Message) -> int:
+    """What tells a message from others, whichever port it was relayed by."""
+    return hash(rewrite.relayed(frame, message, _NO_MAC)[ndp.IPV6 :])
+
+
+def _packet_name(frame: bytes) -> int:
+    """The same for other packets; without the checksum of UDP, which may be for a card to finish yet."""
+    if frame[ndp.IPV6 + 6] == _UDP:
+        return hash(frame[ndp.IPV6 : ndp.ICMPV6 + 6] + frame[ndp.ICMPV6 + 8 :])
+    return hash(frame[ndp.IPV6 :])
+
+
 def _names(ports: Iterable[_Attached]) -> str:
     return ", ".join(this.name for this in ports)
 
@@ -286,7 +299,7 @@ class RelayEngine:
         )
         self._sends: list[tuple[int, bytes]] = []
         self._events: list[Event] = []
-        self._guard = Guard(random, self._send, self._tell, self._gates_changed, heard)
+        self._guard = Guard(random, self._send, self._say, self._tell, self._gates_changed, heard)
 
     # -- configuration -----------------------------------------------------------------------------
 
@@ -432,7 +445,7 @@ class RelayEngine:
             return Verdict.BAD_DESTINATION  # to all by Ethernet, to one by IPv6: no router takes that up
         if frame[16:22] in self._macs:
             if group and port.gate.open:
-                self._guard.came_back(port.gate, None, source, frame[16:22], now)
+                self._guard.came_back(port.gate, None, source, frame[16:22], now, own=True)
             return Verdict.OWN_FRAME
         protocol, at = upper(frame)
         if protocol == _NO_PROTOCOL:
@@ -458,12 +471,14 @@ class RelayEngine:
         message = ndp.parse(frame)
         if not isinstance(message, Message):
             if message is Verdict.NOT_ND and frame[49] & 0x0E:
-                return self._flood(port, frame, None, hash(frame[ndp.IPV6 :]), now)
+                return self._flood(port, frame, None, _packet_name(frame), now)
             return Verdict.NOT_HANDLED
         if message.type == ndp.ROUTER_ADVERTISEMENT:
             return Verdict.NOT_HANDLED
+        name = _message_name(frame, message)
         if message.type != ndp.SOLICITATION or message.source == ndp.UNSPECIFIED:
-            return self._flood(port, frame, message, self._name(frame, message), now)
+            return self._flood(port, frame, message, name, now)
+        self._remember(port.ifindex, name, frame, self._others(port.ifindex), now)
         target = message.target
         if link_local(target) or target in self._own:
             return Verdict.NOT_HANDLED
@@ -489,8 +504,11 @@ class RelayEngine:
         if not port.gate.open and not own:
             return self._closed(port)
         group = message.destination[0] == 0xFF
-        name = self._name(frame, message) if group else 0
-        if group and (verdict := self._repeated(port, name, frame, now)) is not None:
+        name = _message_name(frame, message)
+        # A unicast one goes round, too, where each of two proxies believes its host behind the other.  But
+        # two hosts with one address give the same answer, and both are heard (RFC 4389 section 4.1.3.2).
+        once = group or message.type != ndp.ADVERTISEMENT
+        if once and (verdict := self._repeated(port, name, frame, now)) is not None:
             return verdict
         if group and (limit := self._over_limit(port, message.ether_source, now)) is not None:
             return limit
@@ -513,6 +531,7 @@ class RelayEngine:
                     self._suspect(port, message, now)
                 self._note_search(port, message.target, now)
             return self._flood(port, frame, message, name, now)
+        self._remember(port.ifindex, name, frame, self._others(port.ifindex), now)
         return self._unicast(port, frame, message, now)
 
     def _own_solicited(self, port: _Attached, message: Message) -> Verdict:
@@ -577,7 +596,7 @@ class RelayEngine:
         if verdict is not None:
             return verdict
         group = message.destination[0] == 0xFF
-        name = self._name(frame, message)
+        name = _message_name(frame, message)
         if group and (verdict := self._repeated(port, name, frame, now)) is not None:
             return verdict
         entry = self._heard_from(port, message.source, message, now)
@@ -588,8 +607,7 @@ class RelayEngine:
             if self._is_own(port, message.destination):
                 return Verdict.HEARD
             return self._unicast(port, frame, message, now)
-        ports = frozenset(self._ports) - {port.ifindex}
-        self._remember(port, name, frame, ports, now)
+        self._remember(port.ifindex, name, frame, self._others(port.ifindex), now)
         self._guard.relay(port.gate, frame, message, now)
         return Verdict.RELAYED
 
@@ -646,7 +664,7 @@ class RelayEngine:
         if not port.gate.open:
             return self._closed(port)
         group = destination[0] == 0xFF
-        name = hash(frame[ndp.IPV6 :]) if group else 0
+        name = _packet_name(frame) if group else 0
         if group and (verdict := self._repeated(port, name, frame, now)) is not None:
             return verdict
         if source != ndp.UNSPECIFIED and self._near(source, now):
@@ -656,7 +674,7 @@ class RelayEngine:
         return self._unicast(port, frame, None, now)
 
     def _repeated(self, port: _Attached, name: int, frame: bytes, now: float) -> Verdict | None:
-        """Whether a multicast packet is one that was relayed, and comes back."""
+        """Whether a packet is one that was relayed, and comes back."""
         source, mac = frame[32:48], frame[16:22]
         echo = self._echoes.heard(name, port.ifindex, mac, now, self._group.timers.retransmit)
         if echo is None:
@@ -664,17 +682,34 @@ class RelayEngine:
         # What bears no address may be another host's that says the same; and so may what comes late.
         if source != ndp.UNSPECIFIED and port.ifindex in echo.ports and echo.prompt(now):
             origin = self._ports.get(echo.ifindex)
-            self._guard.came_back(port.gate, origin.gate if origin else None, source, mac, now)
+            gate = origin.gate if origin else None
+            own = echo.mac in self._macs
+            if self._guard.came_back(port.gate, gate, source, mac, now, own=own):
+                self._try_loop(source, now)
         return Verdict.LOOP
 
-    def _remember(self, port: _Attached, name: int, frame: bytes, ports: frozenset[int], now: float) -> None:
-        memory = self._group.timers.retransmit
-        self._echoes.relayed(name, port.ifindex, frame[16:22], ports, now, memory)
+    def _try_loop(self, target: bytes, now: float) -> None:
+        """Say something that can have come from nobody else: if it comes back on a downstream port, it is
+        certain who brings it.  All proxies say it on the upstream, so that they compare the link-layer
+        addresses of the same segment."""
+        for port in sorted(self._ports.values(), key=lambda this: not this.gate.upstream)[:1]:
+            if port.gate.open and port.port.source is not None:
+                self._say(port.ifindex, ndp.solicitation(port.mac, port.port.source, target), now)
 
-    @staticmethod
-    def _name(frame: bytes, message: Message) -> int:
-        """What tells a message from others, whichever port it was relayed by."""
-        return hash(rewrite.relayed(frame, message, _NO_MAC)[ndp.IPV6 :])
+    def _remember(self, ifindex: int, name: int, frame: bytes, ports: frozenset[int], now: float) -> None:
+        memory = self._group.timers.retransmit
+        self._echoes.relayed(name, ifindex, frame[16:22], ports, now, memory)
+
+    def _others(self, ifindex: int) -> frozenset[int]:
+        return frozenset(self._guard.gates) - {ifindex}
+
+    def _say(self, ifindex: int, frame: bytes, now: float) -> None:
+        """Send a message of Portier's own.  Another proxy may bring it back by another port, and
+        would take it for new each time that it were relayed from there."""
+        message = ndp.parse(frame)
+        if isinstance(message, Message):
+            self._remember(ifindex, _message_name(frame, message), frame, self._others(ifindex), now)
+        self._send(ifindex, frame)
 
     def _flood(
         self, port: _Attached, frame: bytes, message: Message | None, name: int, now: float
@@ -688,7 +723,7 @@ class RelayEngine:
             self._say_too_big(port, frame, least, now)
         if not taking:
             return Verdict.TOO_BIG if ports else Verdict.NOWHERE
-        self._remember(port, name, frame, frozenset(this.ifindex for this in taking), now)
+        self._remember(port.ifindex, name, frame, frozenset(this.ifindex for this in taking), now)
         for this in taking:
             if message is not None:
                 self._send(this.ifindex, rewrite.relayed(frame, message, this.mac))
@@ -816,7 +851,7 @@ class RelayEngine:
         ]
         pending = self._pending.get(target)
         if pending is not None and pending.asked:
-            self._solicit(pending, [this for this in ports if this.ifindex not in pending.asked])
+            self._solicit(pending, [this for this in ports if this.ifindex not in pending.asked], now)
             return Verdict.RESOLVING
         if not ports:
             return Verdict.NOWHERE
@@ -830,15 +865,15 @@ class RelayEngine:
                 return Verdict.PENDING_FULL
             pending = self._pending[target] = _Pending(target, origin.ifindex)
         pending.tries = 1
-        self._solicit(pending, ports)
+        self._solicit(pending, ports, now)
         self._timers.schedule(pending, now + self._group.timers.retransmit)
         return Verdict.RESOLVING
 
-    def _solicit(self, pending: _Pending, ports: Iterable[_Attached]) -> None:
+    def _solicit(self, pending: _Pending, ports: Iterable[_Attached], now: float) -> None:
         for this in ports:
             pending.asked.add(this.ifindex)
             if this.port.source is not None:
-                self._send(this.ifindex, ndp.solicitation(this.mac, this.port.source, pending.target))
+                self._say(this.ifindex, ndp.solicitation(this.mac, this.port.source, pending.target), now)
 
     def _make_room(self, port: _Attached) -> bool:
         """See to it that one more target of `port` can be looked for.  The port that waits for most gives way
@@ -988,7 +1023,8 @@ class RelayEngine:
             self._timers.schedule(entry, now + self._group.timers.forget)
             return
         entry.probes += 1
-        self._send(entry.ifindex, ndp.solicitation(port.mac, port.port.source, entry.address, entry.mac))
+        probe = ndp.solicitation(port.mac, port.port.source, entry.address, entry.mac)
+        self._say(entry.ifindex, probe, now)
         self._timers.schedule(entry, now + self._group.timers.retransmit)
 
     def _compare(self, entry: _Entry, now: float) -> None:
@@ -1139,7 +1175,7 @@ class RelayEngine:
         if pending.tries < timers.retries:
             pending.tries += 1
             self._timers.schedule(pending, now + timers.retransmit)
-            self._solicit(pending, [self._ports[index] for index in pending.asked])
+            self._solicit(pending, [self._ports[index] for index in pending.asked], now)
             return
         self._give_up(pending, Verdict.NOBODY)
         if pending.asked:

@@ -12,11 +12,6 @@ from tests.netns.lab import Keeper, Lab, UnavailableError
 REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the markers, so that --strict-markers accepts them."""
-    config.addinivalue_line("markers", "slow: takes more than half a minute")
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
