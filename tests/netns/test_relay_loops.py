@@ -73,7 +73,7 @@ class Parallel:
             daemon = self.lab.portier(relay(extra), on=proxy, name=f"portier-{proxy.name}", wait=False)
             self.daemons.append(daemon)
         for daemon in self.daemons:
-            daemon.wait_ready()
+            daemon.wait_ready(60)  # many start at a time
 
     @staticmethod
     def parts(daemon: Portier) -> dict[str, str]:
@@ -154,8 +154,11 @@ def test_nd_063_with_a_router_only_one_ever_forwards(lab: Lab, number: int, reco
     parallel = Parallel(lab, router=True)
     parallel.start(offset=offset(number))
     parallel.wait_working(1)
-    parts = [parallel.parts(daemon)["tap1"] for daemon in parallel.daemons]
-    assert sorted(parts) == ["forwarding", "hold-down"]
+
+    def parts() -> list[str]:
+        return sorted(parallel.parts(daemon)["tap1"] for daemon in parallel.daemons)
+
+    wait_for(lambda: parts() == ["forwarding", "hold-down"], 10, "the other is held down")
     parallel.assert_survives(record_property)
 
 
