@@ -94,7 +94,7 @@ class _Facts(NamedTuple):
 
     live: frozenset[int]  # the versions (6, 4) of which some rule stands for the upstream's prefixes
     unasked: bool  # some rule answers without asking the host, as a port without link-layer address needs
-    always: tuple[Network, ...]
+    always: tuple[Rule, ...]
     versions: frozenset[int]  # that rules are of
     kernel: tuple[Rule, ...]  # that leave the answer to the kernel, each for a single address
     asks4: bool  # hosts are asked for by ARP
@@ -835,11 +835,7 @@ def _facts(group: Group) -> _Facts:
     return _Facts(
         live=frozenset(rule.version for rule in rules if isinstance(rule.prefix, Live)),
         unasked=any(rule.allow and rule.answer in {Answer.ALWAYS, Answer.ROUTED} for rule in rules),
-        always=tuple(
-            rule.prefix
-            for rule in rules
-            if rule.allow and rule.answer is Answer.ALWAYS and not isinstance(rule.prefix, Live)
-        ),
+        always=tuple(rule for rule in rules if rule.allow and rule.answer is Answer.ALWAYS),
         versions=frozenset(rule.version for rule in rules),
         kernel=tuple(rule for rule in rules if rule.allow and rule.answer is Answer.KERNEL)
         if group.mode is Mode.ROUTE
@@ -850,6 +846,12 @@ def _facts(group: Group) -> _Facts:
         ),
         by_address=any(rule.allow and rule.answer is not Answer.ROUTED for rule in rules),
     )
+
+
+def _overlap(rule: Rule, on_link: Network) -> bool:
+    """Whether a rule is for addresses of a prefix that is on-link upstream."""
+    prefix = rule.prefix
+    return rule.version == on_link.version and (isinstance(prefix, Live) or prefix.overlaps(on_link))
 
 
 # Relaying takes no address; asking for hosts and saying Packet Too Big do.
@@ -1100,11 +1102,11 @@ class _Binder:
                 warnings.append(f"`answer: kernel` for {rule.prefix} needs a route of yours: {why}")
         if upstream:
             warnings += [
-                f"`always` for {network} overlaps {prefix}, which is on-link on {upstream.name}: "
+                f"`always` for {rule.prefix} overlaps {prefix}, which is on-link on {upstream.name}: "
                 "addresses of hosts that live there are answered too until they are known"
-                for network in self.facts.always
+                for rule in self.facts.always
                 for prefix in upstream.on_link
-                if network.version == prefix.version and network.overlaps(prefix)
+                if _overlap(rule, prefix)
             ]
             shared = [n for n in upstream.on_link if n.version in self.facts.versions]
             if self.group.routes is None and self.facts.by_address and shared:

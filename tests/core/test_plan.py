@@ -553,3 +553,18 @@ def test_replaced_group_is_bound_anew(kernel: FakeKernel) -> None:
     again, _, _ = desired(Config(groups=(other,)), kernel, memory)
     steps = plan.diff(again, want)
     assert [str(step) for step in steps] == ["~ worker guests: other isolate"]
+
+
+def test_always_for_the_upstreams_own_prefixes_is_told() -> None:
+    """Of both families: whoever stands in for all that is on-link there takes every neighbor's place."""
+    kernel = FakeKernel()
+    kernel.add_link("eth0")
+    kernel.add_address("eth0", "2001:db8:7::1/64")
+    kernel.add_address("eth0", "192.0.2.1/24")
+    rules = tuple(Rule(prefix=live, answer=Answer.ALWAYS) for live in Live)
+    group = Group(name="guests", upstream=("eth0",), rules=rules)
+    _, report, _ = plan.desired(Config(groups=(group,)), kernel.snapshot(), Memory(), now=0.0)
+    assert [text.partition(":")[0].partition(",")[0] for text in report.groups[0].warnings] == [
+        "`always` for upstream overlaps 2001",
+        "`always` for upstream-ipv4 overlaps 192.0.2.0/24",
+    ]
