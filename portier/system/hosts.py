@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import stat
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from portier.core.engine import KnownHost
-from portier.system.record import boot_id, namespace_id
+from portier.system.record import boot_id, namespace_id, read_own
 
 _VERSION: Final = "portier-hosts 1"
 _MOST: Final = 65536  # hosts; the first ones are kept
@@ -37,7 +36,7 @@ class HostFile:
     def load(self) -> list[KnownHost]:
         """The hosts saved last in this boot; none where there is no such file or it cannot be read."""
         try:
-            data = _read(self._path)
+            data = read_own(self._path, _MOST_OCTETS)
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -64,16 +63,6 @@ class HostFile:
         with os.fdopen(os.open(new, flags, 0o600), "wb") as file:
             file.write("\n".join(lines).encode(errors="surrogateescape"))
         new.replace(self._path)
-
-
-def _read(path: Path) -> bytes:
-    """The file, if it is one and not too large; never waits."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        about = os.fstat(descriptor)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > _MOST_OCTETS:
-            raise OSError("not a file that Portier wrote")
-        return file.read(_MOST_OCTETS)
 
 
 def _line(host: KnownHost) -> str:

@@ -19,6 +19,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import threading
 from pathlib import Path
@@ -210,11 +211,14 @@ class Record:
 
     def _load(self) -> None:
         try:
-            text = self._path.read_bytes().decode(errors="surrogateescape")
+            text = read_own(self._path).decode(errors="surrogateescape")
         except FileNotFoundError:
             return
         except PermissionError as error:
             raise Refused(f"{self._path}: not permitted", 77) from error
+        except OSError as error:
+            what = "what the kernel still has of Portier is unknown"
+            raise Refused(f"{self._path}: {error.strerror or error}: {what}", 77) from error
         place, newline, rest = text.partition("\n")
         if place != self._place or not newline:
             return
@@ -316,6 +320,20 @@ class Record:
                     start = file.readline(200)
                 if not start.startswith(f"{self._boot} ".encode()):
                     path.unlink()
+
+
+def read_own(path: Path, most: int = -1) -> bytes:
+    """What is in a file that Portier wrote, of at most `most` octets, -1 for any number; never waits.
+
+    OSError where it is no file, or a larger one, or somebody else's, who could have anything done by it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        about = os.fstat(descriptor)
+        small = most < 0 or about.st_size <= most
+        if not (stat.S_ISREG(about.st_mode) and small and about.st_uid in {0, os.geteuid()}):
+            raise OSError(errno.EINVAL, "not a file that Portier wrote")
+        return file.read(most)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -247,7 +247,29 @@ def test_one_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def denied(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", denied)  # root may read everything
+    monkeypatch.setattr(record_module, "read_own", denied)  # root may read everything
     with pytest.raises(Refused, match="not permitted") as caught:
         Record(tmp_path)
     assert caught.value.exit_code == 77
+
+
+@pytest.mark.parametrize("what", ["fifo", "directory", "symlink", "somebody else's"])
+def test_a_record_that_portier_did_not_write_is_not_believed(tmp_path: Path, what: str) -> None:
+    """Whoever may write it could have root undo and restore what he likes."""
+    path = where(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("")
+    if what == "fifo":
+        os.mkfifo(path)
+    elif what == "directory":
+        path.mkdir()
+    elif what == "symlink":
+        path.symlink_to(elsewhere)
+    else:
+        path.write_text("")
+        try:
+            os.chown(path, 12345, -1)
+        except OSError:
+            pytest.skip("no right to give a file away")
+    with pytest.raises(Refused, match="what the kernel still has of Portier is unknown"):
+        Record(tmp_path)
