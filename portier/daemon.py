@@ -39,7 +39,7 @@ from portier.core.plan import GroupReport
 from portier.core.relay import RelayEngine
 from portier.core.route import RouteEngine
 from portier.errors import ConfigError, PortierError, Refused
-from portier.runtime import reconcile
+from portier.runtime import metrics, reconcile
 from portier.runtime.events import EventLog
 from portier.runtime.facts import (
     missed,
@@ -56,7 +56,7 @@ from portier.runtime.reconcile import Planned, Reconciler, Round
 from portier.runtime.supervisor import GroupStatus, Supervisor
 from portier.runtime.worker import Worker
 from portier.system import logs
-from portier.system.control import SOCKET_NAME, ControlServer, group_id
+from portier.system.control import SOCKET_NAME, ControlServer, Listener, Page, group_id
 from portier.system.hosts import HostFile
 from portier.system.kernel import Kernel
 from portier.system.monitor import Monitor
@@ -94,6 +94,7 @@ _EXPLAIN: Final = 8.0  # seconds that a host is given to answer before `explain`
 _EXPLAIN_STEP: Final = 0.05
 _OTHER_GROUPS: Final = 50  # that are asked whether they know an address which the right one refuses
 _REFRESH: Final = 1.0  # seconds between updates of what the service manager shows
+_LISTEN_AGAIN: Final = 10.0  # seconds after which a port that was in use is tried again
 _ANSWERED: Final = frozenset(
     # The last: in mode relay the owner answers for itself.
     {Verdict.ANSWERED, Verdict.DEFENDED, Verdict.OWN_ADDRESS, Verdict.KERNEL, Verdict.RELAYED}
@@ -123,6 +124,8 @@ class Daemon:
         self._service = Service()
         self._events = EventLog(time.monotonic, self._ring)
         self._feed = Feed()
+        self._metrics = Listener({("GET", "/metrics"): self.metrics})
+        self._listen_at = math.inf
         self._load = functools.partial(configuration.load_in_child, self.config_path)
         self._digest = functools.partial(configuration.digest, self.config_path)
         self._problems: tuple[str, ...] = ()
@@ -174,6 +177,7 @@ class Daemon:
             )
             self._reconciler.take(loaded)
             self._control = stack.enter_context(self._control_server())
+            stack.callback(self._metrics.close)
             self._monitor = stack.enter_context(Monitor(self._wake))
             stack.enter_context(ConfigWatch(self.config_path, self._wake))
             self._wake("file")  # for an edit between the first load and the watch
@@ -219,6 +223,9 @@ class Daemon:
                 if not self._reconciler.hangs(2 * watchdog):
                     self._service.alive()
                 alive_at = now + watchdog
+            if now >= self._listen_at:
+                self._listen(self._reconciler.settings.config)
+                self._refresh()
             if now >= self._refresh_at:
                 self._refresh()
             if now >= self._events.due:
@@ -228,7 +235,15 @@ class Daemon:
             if now >= waiting_until:
                 waiting_until = math.inf
                 self._wake("recalled")  # the routes of hosts that have not answered go now
-            due = min(ready_at, alive_at, self._refresh_at, self._events.due, self._save_at, waiting_until)
+            due = min(
+                ready_at,
+                alive_at,
+                self._refresh_at,
+                self._listen_at,
+                self._events.due,
+                self._save_at,
+                waiting_until,
+            )
             timeout = None if due == math.inf else max(0.0, due - time.monotonic())
             if select.select([self._bell], [], [], timeout)[0]:
                 with contextlib.suppress(BlockingIOError):
@@ -280,6 +295,12 @@ class Daemon:
         """What the configuration says of the process itself."""
         logs.configure(config.log_level, config.log_format)
         self._control.set_group(group_id(config.control_group))
+        self._listen(config)
+
+    def _listen(self, config: Config) -> None:
+        """Serve the metrics where the configuration says."""
+        self._metrics.listen(config.metrics_listen)
+        self._listen_at = time.monotonic() + _LISTEN_AGAIN if self._metrics.error else math.inf
 
     def _status_line(self) -> str:
         groups = self._reconciler.report.groups
@@ -380,6 +401,7 @@ class Daemon:
             ("GET", "/v1/neighbors"): self.neighbors,
             ("GET", "/v1/explain"): self.explain,
             ("GET", "/v1/events"): self.watch,
+            ("GET", "/metrics"): self.metrics,
             ("POST", "/v1/lift"): self.lift,
             ("POST", "/v1/reload"): self.reload,
             ("POST", "/v1/plan"): self.plan,
@@ -467,6 +489,8 @@ class Daemon:
         settings, report = self._reconciler.settings, self._reconciler.report
         for line in settings.refused:
             yield f"the configuration on disk is refused: {line}"
+        if self._metrics.error:
+            yield f"metrics are not served on {settings.config.metrics_listen}: {self._metrics.error}"
         for command in report.missing:
             yield f"`sysctls: check` leaves this to you: {command}"
         for of in report.groups:
@@ -533,6 +557,27 @@ class Daemon:
                 frames=packets == "frames",
             )
         )
+
+    def metrics(self) -> Page:
+        """Everything in numbers, in Prometheus' text format."""
+        reconciler, workers = self._reconciler, self._supervisor.status()
+        now = time.monotonic()
+        figures = metrics.Figures(
+            version=_version(),
+            started=time.time() - (now - self.started),
+            now=now,
+            problems=sum(1 for _ in self._find_problems(workers)),
+            settings=reconciler.settings,
+            rounds=reconciler.rounds,
+            failures=reconciler.failures,
+            last=reconciler.last,
+            groups=reconciler.report.groups,
+            workers=workers,
+            tallies=self._supervisor.tallies(),
+            events=self._events.counts(),
+            watchers=self._feed.watchers,
+        )
+        return Page(metrics.CONTENT_TYPE, metrics.page(figures))
 
     def lift(self, port: str) -> dict[str, Any]:
         """End the hold-down of a port, for `portier lift`."""

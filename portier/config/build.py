@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, NamedTuple, TypeVar
 
 from portier.config.nodes import Mapping, Node, Path, Sequence, problem_at
@@ -139,12 +139,13 @@ def build(root: Mapping, data: dict[str, Any], problems: list[Problem]) -> tuple
     if not groups:
         builder.warn(whole, "no groups: nothing is proxied")
     if "listen" in metrics and metrics["listen"].data is not None:
-        builder.refuse(metrics["listen"], "metrics.listen")
+        builder.check_listen(metrics["listen"])
     given = {
         "watch": top.get("watch"),
         "control_group": control.get("group"),
         "log_level": log.get("level"),
         "log_format": log.get("format"),
+        "metrics_listen": metrics.get("listen"),
     }
     config = Config(
         groups=built,
@@ -190,8 +191,20 @@ class _Builder:
     def warn(self, at: At, message: str) -> None:
         self.warnings.append(problem_at(at.node.place, at.path, message))
 
-    def refuse(self, at: At, what: str) -> None:
-        self.fail(at, f"{what} is not supported yet: remove it")
+    def check_listen(self, at: At) -> None:
+        """See to it that a program can listen there.  Whether it may, only trying tells."""
+        host, _, port = at.data.rpartition(":")
+        try:
+            address = ip_address(host.strip("[]"))
+        except ValueError:
+            self.fail(at, f"{host} is not an address")
+            return
+        if address.is_multicast:
+            self.fail(at, f"{host} is a multicast address: nothing can be asked there")
+        elif address.version == 6 and address.is_link_local:
+            self.fail(at, f"{host} is link-local: name an address that is the same on every interface")
+        if not 0 < int(port) < 65536:
+            self.fail(at, f"{port} is no port: it is from 1 to 65535")
 
     # -- groups ----------------------------------------------------------------------------------
 

@@ -37,6 +37,10 @@ class HostRoutes:
         """The routes that should be in the kernel; for any thread."""
         return frozenset(self._wanted.copy())
 
+    def count(self) -> int:
+        """How many those are."""
+        return len(self._wanted)
+
     def want(self, host: Routed, new: HostRoute | None, now: float, share: float = 0.0) -> None:
         """Give a host another route, or none, if that is within the rate; `share` of it is left to others."""
         old = host.route

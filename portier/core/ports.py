@@ -29,13 +29,15 @@ class Correspondent:
 
 class Attached:
     """A port and what the engine keeps with it.  ``reaches`` are the ports whose hosts are answered for
-    on this one; ``routers`` the addresses from which Router Advertisements came."""
+    on this one; ``routers`` the addresses from which Router Advertisements came; ``late`` counts the answers
+    that waited for their target to be found."""
 
     __slots__ = (
         "bucket",
         "correspondents",
         "counts",
         "ifindex",
+        "late",
         "mac",
         "port",
         "reaches",
@@ -52,6 +54,7 @@ class Attached:
         self.upstream = port.role is Role.UPSTREAM
         self.bucket = Bucket(rate, now)
         self.counts = [0] * len(Verdict)
+        self.late = 0
         self.correspondents: dict[bytes, Correspondent] = {}
         self.reaches: frozenset[int] = frozenset()
         self.routers: dict[bytes, None] = {}

@@ -33,6 +33,7 @@ from portier.core.engine import (
     mac_text,
     text,
 )
+from portier.core.histogram import FOUND_BOUNDS, Histogram, Tally
 from portier.core.hostroutes import HostRoutes
 from portier.core.loops import Echoes, Gate, Guard, Memory
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, LoopProtection, Network, Port, Role
@@ -153,15 +154,16 @@ class _Waiting(NamedTuple):
 class _Pending(Timed):
     """A destination that is being looked for: INCOMPLETE, in the words of RFC 4861.
 
-    ``origin`` is the port on whose behalf, ``asked`` the ports on which Portier itself solicits, ``packets``
-    what waits.
+    ``origin`` is the port on whose behalf, ``since`` when, ``asked`` the ports on which Portier itself
+    solicits, ``packets`` what waits.
     """
 
-    __slots__ = ("asked", "origin", "packets", "target", "tries")
+    __slots__ = ("asked", "origin", "packets", "since", "target", "tries")
 
-    def __init__(self, target: bytes, origin: int) -> None:
+    def __init__(self, target: bytes, origin: int, now: float) -> None:
         super().__init__()
         self.target = target
+        self.since = now
         self.origin = origin
         self.asked: set[int] = set()
         self.packets: list[_Waiting] = []
@@ -299,6 +301,8 @@ class RelayEngine:
         )
         self._sends: list[tuple[int, bytes]] = []
         self._events: list[Event] = []
+        self._found_after = Histogram(FOUND_BOUNDS)
+        self._failed = 0
         self._guard = Guard(random, self._send, self._say, self._tell, self._gates_changed, heard)
 
     # -- configuration -----------------------------------------------------------------------------
@@ -650,7 +654,7 @@ class RelayEngine:
         it wait for the same answer."""
         if target in self._hosts or target in self._pending or not self._make_room(port):
             return
-        pending = self._pending[target] = _Pending(target, port.ifindex)
+        pending = self._pending[target] = _Pending(target, port.ifindex, now)
         self._timers.schedule(pending, now + self._group.timers.retransmit)
 
     # -- data ----------------------------------------------------------------------------------------
@@ -863,7 +867,7 @@ class RelayEngine:
         if pending is None:
             if not self._make_room(origin):
                 return Verdict.PENDING_FULL
-            pending = self._pending[target] = _Pending(target, origin.ifindex)
+            pending = self._pending[target] = _Pending(target, origin.ifindex, now)
         pending.tries = 1
         self._solicit(pending, ports, now)
         self._timers.schedule(pending, now + self._group.timers.retransmit)
@@ -903,6 +907,7 @@ class RelayEngine:
         if pending is None:
             return
         pending.due = math.inf
+        self._found_after.observe(now - pending.since)
         host = self._hosts[target]
         for ifindex, frame, message in pending.packets:
             self._queued -= len(frame)
@@ -1182,6 +1187,7 @@ class RelayEngine:
             self._note_absence(pending.target, now)
 
     def _note_absence(self, target: bytes, now: float) -> None:
+        self._failed += 1
         while self._nobody:
             oldest = next(iter(self._nobody))
             if self._nobody[oldest] > now:
@@ -1282,6 +1288,17 @@ class RelayEngine:
                 state, age = entry.state.name.lower(), max(0.0, now - entry.heard)
                 infos.append(NeighborInfo(entry.address, port.name, entry.mac, state, age, route.value))
         return infos
+
+    def tally(self, _now: float) -> Tally:
+        """What there is to count: nobody is answered for, and nothing announced."""
+        return Tally(
+            states=Counter(entry.state.name.lower() for entry in list(self._entries.values())),
+            late={},
+            found=self._found_after,
+            failed=self._failed,
+            routes=self._routes.count(),
+            announcements=0,
+        )
 
     def standings(self, now: float) -> list[Standing]:
         """Which part each port takes."""

@@ -39,6 +39,7 @@ from portier.core.engine import (
 )
 from portier.core.family import ArpVoice, Heard, Kind, NdVoice, read
 from portier.core.groups import Groups
+from portier.core.histogram import FOUND_BOUNDS, Histogram, Tally
 from portier.core.hostroutes import HostRoutes
 from portier.core.model import (
     Announce,
@@ -120,8 +121,9 @@ class _Asker(NamedTuple):
 class _Pending(Timed):
     """A target that is being asked for.
 
-    ``origin`` is the port on whose behalf, ``asked`` are the ports it was asked for on, ``askers`` those who
-    wait, ``wanted`` whether the host's own traffic does, ``promised`` that they are answered in any case.
+    ``origin`` is the port on whose behalf, ``since`` when, ``asked`` are the ports it was asked for on,
+    ``askers`` those who wait, ``wanted`` whether the host's own traffic does, ``promised`` that they are
+    answered in any case.
     ``checked`` means that others have a say before a downstream is believed, ``held`` the port on which the
     kernel's neighbor table has the target, ``corrects`` that the host told of itself as one who was elsewhere
     before, ``candidate`` is the downstream that spoke up meanwhile, ``proven`` when it answered us, and
@@ -140,14 +142,16 @@ class _Pending(Timed):
         "proven",
         "rule",
         "settle_at",
+        "since",
         "target",
         "tries",
         "wanted",
     )
 
-    def __init__(self, target: bytes, rule: CompiledRule, origin: int) -> None:
+    def __init__(self, target: bytes, rule: CompiledRule, origin: int, now: float) -> None:
         super().__init__()
         self.target = target
+        self.since = now
         self.rule = rule
         self.origin = origin
         self.asked: set[int] = set()
@@ -246,6 +250,9 @@ class RouteEngine:
         self._sends: list[tuple[int, bytes]] = []
         self._events: list[Event] = []
         self._plain_flags = 0
+        self._found = Histogram(FOUND_BOUNDS)
+        self._failed = 0
+        self._announced = 0
 
     # -- configuration -----------------------------------------------------------------------------
 
@@ -268,6 +275,7 @@ class RouteEngine:
             this = Attached(port, voices, group.limits.resolutions, now)
             if old is not None:
                 this.counts = old.counts
+                this.late = old.late
                 this.routers = old.routers
                 if not fresh:
                     this.bucket = old.bucket
@@ -705,7 +713,7 @@ class RouteEngine:
                 return limit
             if not self._make_room(port):
                 return Verdict.PENDING_FULL
-            pending = self._pending[target] = _Pending(target, rule, port.ifindex)
+            pending = self._pending[target] = _Pending(target, rule, port.ifindex, now)
             pending.settle_at = now + _UPSTREAM_HEAD_START
         if asker is None:
             pending.wanted = True
@@ -823,7 +831,7 @@ class RouteEngine:
                 break
             if not self._unicast(port, host.address, host.mac):
                 continue
-            pending = self._pending[host.address] = _Pending(host.address, rule, host.ifindex)
+            pending = self._pending[host.address] = _Pending(host.address, rule, host.ifindex, now)
             pending.wanted = True
             pending.tries = 1
             pending.asked.add(host.ifindex)
@@ -992,7 +1000,7 @@ class RouteEngine:
             return Verdict.HEARD
         if not self._make_room(port):
             return Verdict.PENDING_FULL
-        pending = self._pending[address] = _Pending(address, rule, port.ifindex)
+        pending = self._pending[address] = _Pending(address, rule, port.ifindex, now)
         pending.checked = True
         pending.held = held
         pending.corrects = seen.corrects
@@ -1016,8 +1024,10 @@ class RouteEngine:
         self._give_up(pending)
         if self._barred(seen.port, seen.address) is not None:
             return  # the ports or routes changed while it was asked for
-        seen = seen._replace(corrects=pending.corrects)
-        entry = self._learn(seen, now, wanted=pending.wanted or bool(pending.askers))
+        awaited = pending.wanted or bool(pending.askers)
+        if awaited:
+            self._found.observe(now - pending.since)
+        entry = self._learn(seen._replace(corrects=pending.corrects), now, wanted=awaited)
         if pending.held in self._ports:
             self._announce(entry, self._ports[pending.held], now, correction=True)
         entry.verify_until = now + self._group.timers.retransmit
@@ -1031,6 +1041,7 @@ class RouteEngine:
     def _answer_waiting(self, asker: _Asker, target: bytes, flags: int) -> None:
         port = self._ports.get(asker.ifindex)
         if port is not None and port.voice(target).answers:
+            port.late += 1
             self._reply(port, asker, target, flags)
 
     def _route_asked(self, entry: Neighbor) -> bool:
@@ -1210,6 +1221,7 @@ class RouteEngine:
             hops = (hop for hop, ports in self._next_hops.items() if port.ifindex in ports)
             flags = ndp.R_FLAG if self._shows_router(item.entry.router) else 0
             for frame in frames(item, port, hops, flags, self._group.announce):
+                self._announced += 1
                 self._sends.append((port.ifindex, frame))
         self._timers.schedule(turns, turns.next_due())
 
@@ -1494,6 +1506,7 @@ class RouteEngine:
             self._timers.schedule(pending, now + timers.retransmit)
 
     def _note_absence(self, target: bytes, asked: frozenset[int], now: float) -> None:
+        self._failed += 1
         while self._nobody:
             oldest = next(iter(self._nobody))
             if self._nobody[oldest][0] > now:
@@ -1644,23 +1657,28 @@ class RouteEngine:
             port = ports.get(entry.ifindex)
             if port is None:
                 continue
-            if entry.claim is not None:
-                state = "contested"
-            elif entry.probes:
-                state = "probing"
-            else:
-                state = "reachable" if now < entry.reachable else "stale"
             infos.append(
                 NeighborInfo(
                     entry.address,
                     port.port.name,
                     entry.mac,
-                    state,
+                    _state(entry, now),
                     max(0.0, now - entry.heard),
                     entry.route_state.value,
                 )
             )
         return infos
+
+    def tally(self, now: float) -> Tally:
+        """What there is to count."""
+        return Tally(
+            states=Counter(_state(entry, now) for entry in list(self._by_address.values())),
+            late={this.port.name: this.late for this in list(self._ports.values())},
+            found=self._found,
+            failed=self._failed,
+            routes=self._routes.count(),
+            announcements=self._announced,
+        )
 
     def routers(self, now: float) -> list[RouterInfo]:
         """The routers whose advertisements are relayed."""
@@ -1718,3 +1736,12 @@ class RouteEngine:
     def pending_size(self) -> int:
         """How many targets are being asked for or probed for."""
         return len(self._pending) + len(self._probes)
+
+
+def _state(entry: Neighbor, now: float) -> str:
+    """A known host's state, for people."""
+    if entry.claim is not None:
+        return "contested"
+    if entry.probes:
+        return "probing"
+    return "reachable" if now < entry.reachable else "stale"

@@ -54,12 +54,14 @@ class EventLog:
         self._lock = threading.Lock()
         self._minutes: dict[EventKind, _Minute] = {}
         self._recent: deque[str] = deque(maxlen=_KEPT)
+        self._counts = dict.fromkeys(EventKind, 0)
 
     def emit(self, event: Event) -> None:
         """Log an event, or count it."""
         now = self._clock()
         with self._lock:
             self._recent.append(f"{event.kind}: {event.text}")
+            self._counts[event.kind] += 1
             minute = self._minutes.get(event.kind)
             if minute is None or now - minute.began >= _MINUTE:
                 self._summarize(event.kind, minute)
@@ -79,6 +81,11 @@ class EventLog:
         """The last events, oldest first."""
         with self._lock:
             return list(self._recent)
+
+    def counts(self) -> dict[str, int]:
+        """How many there were of each kind."""
+        with self._lock:
+            return {kind.value: count for kind, count in self._counts.items()}
 
     @property
     def due(self) -> float:

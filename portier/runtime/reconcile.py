@@ -244,8 +244,8 @@ class _Look(NamedTuple):
 
 
 class Reconciler:
-    """Runs rounds when woken.  ``settings``, ``report``, ``last`` and ``rounds`` may be read from any
-    thread: they are replaced, never changed."""
+    """Runs rounds when woken.  ``settings``, ``report``, ``last``, ``rounds`` and ``failures`` (the
+    rounds that ended with errors) may be read from any thread: they are replaced, never changed."""
 
     def __init__(
         self,
@@ -275,6 +275,7 @@ class Reconciler:
         self.report = Report()
         self.last = Round()
         self.rounds = 0
+        self.failures = 0
 
         self._memory = Memory()
         self._links: frozenset[int] = frozenset()
@@ -792,6 +793,7 @@ class Reconciler:
             if not result.errors:
                 self._say(logging.INFO, "nothing is left to do")
         self.rounds += 1
+        self.failures += bool(result.errors)
         self.last = result
         self._after()
 

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 from portier.core.engine import Explanation, NeighborInfo, RouterInfo, Standing
+from portier.core.histogram import Tally
 from portier.core.model import Bound, HostRoute
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
@@ -209,6 +210,11 @@ class Supervisor:
         """The known hosts, by group."""
         now = self._clock()
         return {name: engine.neighbors(now) for name, engine in self._engines().items()}
+
+    def tallies(self) -> dict[str, Tally]:
+        """What the engines count, by group."""
+        now = self._clock()
+        return {name: engine.tally(now) for name, engine in self._engines().items()}
 
     def explain(self, name: str, address: bytes, ifindex: int | None) -> Explanation:
         """How a solicitation for `address` on port `ifindex`, or on the upstream, would be decided in a

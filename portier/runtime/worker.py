@@ -29,6 +29,7 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from portier.core.engine import Explanation, KernelOracle, KnownHost, NeighborInfo, RouterInfo, Standing
+from portier.core.histogram import SERVED_BOUNDS, Histogram, Tally
 from portier.core.mld import NOTHING_JOINED, Joined, RouterBeacon
 from portier.core.model import Bound, Event, EventKind, HostRoute, Port
 from portier.core.outcome import (
@@ -47,6 +48,7 @@ from portier.errors import PortierError
 from portier.runtime.feed import Feed
 
 _BATCH: Final = 64  # frames from one port before the others, the timers and the calls have their turn
+_MEASURED: Final = 64  # batches of which one is measured: a look at the clock for each would show in the rate
 _PATIENCE: Final = 5.0  # seconds in which a worker does what it was told, however busy it is
 _LONGEST_SLEEP: Final = 3600.0  # what epoll can count has an end
 _GONE: Final = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV})
@@ -158,6 +160,9 @@ class Engine(Protocol):
     def neighbors(self, now: float) -> list[NeighborInfo]:
         """List the known hosts."""
 
+    def tally(self, now: float, /) -> Tally:
+        """Count what there is to count, for programs."""
+
     def wanted_routes(self) -> frozenset[HostRoute]:
         """List the host routes that should be in the kernel."""
 
@@ -181,12 +186,13 @@ class Relay(Engine, Protocol):
 class Wires(NamedTuple):
     """How a worker's ports fare.  ``drops`` are frames lost in the sockets by port name, ``unsent`` frames
     that no link took, ``faults`` the ports that should be open and are not, with the reason, ``joined`` the
-    multicast groups."""
+    multicast groups, ``served`` how long frames take, as far as it was measured."""
 
     drops: dict[str, int]
     unsent: int
     faults: dict[str, str]
     joined: Joined = NOTHING_JOINED
+    served: Histogram = Histogram(SERVED_BOUNDS)
 
 
 class _Open:
@@ -287,6 +293,7 @@ class Worker:
         self._bound: Bound | None = None
         self._faults: dict[str, str] = {}
         self._unsent = 0
+        self._served = Histogram(SERVED_BOUNDS)
 
     # -- for other threads ---------------------------------------------------------------------------
 
@@ -329,7 +336,7 @@ class Worker:
         """How the ports fare."""
         drops = {port.name: port.wire.drops() for port in list(self._ports.values())}
         joined = self._memberships.joined() if self._memberships else NOTHING_JOINED
-        return Wires(drops, self._unsent, self._faults, joined)
+        return Wires(drops, self._unsent, self._faults, joined, self._served)
 
     def stop(self, patience: float = _PATIENCE) -> bool:
         """Have the worker stop, and wait until it touches nothing any more, at most `patience` seconds;
@@ -408,6 +415,7 @@ class Worker:
             self._relaying(engine, receive) if isinstance(engine, Relay) else self._judging(receive)
             for receive in (engine.receive, self._shown(engine))
         )
+        batches = _MEASURED
         while not self._stopping:
             timeout = -1.0
             deadline = min(engine.deadline, beacon.deadline)
@@ -426,7 +434,13 @@ class Worker:
                     if descriptor == self._bell:
                         self._answer()
                     continue  # a port that was closed since
-                if feed.packets:
+                batches -= 1
+                if not batches:
+                    batches = _MEASURED
+                    begin = monotonic()
+                    if count := (show if feed.packets else serve)(port):
+                        self._served.observe((monotonic() - begin) / count)
+                elif feed.packets:
                     show(port)
                 else:
                     serve(port)
@@ -443,11 +457,12 @@ class Worker:
 
         return show
 
-    def _judging(self, receive: _Receive) -> Callable[[_Open], None]:
-        """What serves a port in mode route: every frame is the engine's to judge, by its `receive`."""
+    def _judging(self, receive: _Receive) -> Callable[[_Open], int]:
+        """What serves a port in mode route: every frame is the engine's to judge, by its `receive`; returns
+        how many there were."""
         carry_out = self._carry_out
 
-        def serve(port: _Open) -> None:
+        def serve(port: _Open) -> int:
             recv = port.recv
             ifindex = port.ifindex
             now = monotonic()
@@ -456,27 +471,28 @@ class Worker:
                     frame = recv()
                 except BlockingIOError:
                     port.batch = _BATCH if count > 1 else 1
-                    return
+                    return count
                 except OSError as error:
                     if error.errno != errno.EINVAL:
                         self._lose(port, error)
-                        return
+                        return count
                     frame = b""
                 carry_out(receive(ifindex, frame, now))
-            port.batch = _BATCH
+            tried, port.batch = port.batch, _BATCH
+            return tried
 
         return serve
 
-    def _relaying(self, engine: Relay, receive: _Receive) -> Callable[[_Open], None]:
+    def _relaying(self, engine: Relay, receive: _Receive) -> Callable[[_Open], int]:
         """What serves a port in mode relay: a frame of a known flow goes out of the buffer it came into,
-        any other is the engine's to judge, by its `receive`."""
+        any other is the engine's to judge, by its `receive`; returns how many there were."""
         forward = engine.forward
         carry_out = self._carry_out
         senders = self._senders
         buffer = self._buffer
         view = memoryview(buffer)
 
-        def serve(port: _Open) -> None:
+        def serve(port: _Open) -> int:
             recv_into = port.recv_into
             ifindex = port.ifindex
             now = monotonic()
@@ -485,11 +501,11 @@ class Worker:
                     length = recv_into()
                 except BlockingIOError:
                     port.batch = _BATCH if count > 1 else 1
-                    return
+                    return count
                 except OSError as error:
                     if error.errno != errno.EINVAL:
                         self._lose(port, error)
-                        return
+                        return count
                     length = 0
                 if _HEADERS <= length <= _LARGEST:
                     out = forward(ifindex, buffer, length, now)
@@ -502,7 +518,8 @@ class Worker:
                 elif length > _LARGEST:
                     length = 0  # half a frame is none
                 carry_out(receive(ifindex, bytes(view[:length]), now))
-            port.batch = _BATCH
+            tried, port.batch = port.batch, _BATCH
+            return tried
 
         return serve
 

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, cast, runtime_checkable
 from urllib.parse import parse_qsl, urlencode
 
 from portier.errors import PortierError, Refused
@@ -62,41 +62,39 @@ class Stream(Protocol):
         """End: the client has gone."""
 
 
-class ControlServer:
-    """Serves ``routes``, a mapping of (method, path) to handler, on the socket ``path`` until `close`.
+class Page(NamedTuple):
+    """An answer that is no JSON."""
 
-    A handler is called with the parameters of the query, by name, and returns something JSON can hold, or a
-    `Stream`, which is passed on until the client goes, or takes nothing for ten minutes; one that does not
-    take them so is answered 400.  A `PortierError` it raises is told to the client
-    (400), anything else is logged and answered 500.  Handlers run in threads of their own, several at
-    a time.
+    content_type: str
+    body: bytes
 
-    The socket has mode 0660 and belongs to ``gid`` where that is given and may be.  A socket file that a
-    dead daemon left is replaced; one that answers raises `Refused`, and so does anything else that
-    stands in the way.
+
+class Server:
+    """Serves ``routes``, a mapping of (method, path) to handler, on a socket that listens until `close`.
+
+    A handler is called with the parameters of the query, by name, and returns something JSON can hold, a
+    `Page`, or a `Stream`, which is passed on until the client goes, or takes nothing for ten minutes; one
+    that does not take them so is answered 400.  A `PortierError` it raises is told to the client (400),
+    anything else is logged and answered 500.  Handlers run in threads of their own, several at a time.
     """
 
-    def __init__(self, path: Path, routes: Mapping[tuple[str, str], Handler], gid: int | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, listener: socket.socket, routes: Mapping[tuple[str, str], Handler], name: str = "control"
+    ) -> None:
         self.routes = routes
         self._state = threading.Condition()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._reading: dict[socket.socket, None] = {}  # oldest first
         self._closing = False
-        self._listener = _listen(path, gid)
-        self._inode = path.stat().st_ino
-        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+        self._listener = listener
+        self._thread = threading.Thread(target=self._accept, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to serve."""
         self._thread.start()
 
-    def set_group(self, gid: int | None) -> None:
-        """Give the socket to another group, as when the config names another, or with None to our own."""
-        _give(self.path, os.getegid() if gid is None else gid)
-
     def close(self) -> None:
-        """End: no new request, those under way are cut off; the socket file goes if it is still ours."""
+        """End: no new request, those under way are cut off."""
         with self._state:
             self._closing = True
             self._state.notify_all()
@@ -110,9 +108,6 @@ class ControlServer:
         for thread in connections.values():
             thread.join(1.0)
         self._listener.close()
-        with contextlib.suppress(OSError):
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
 
     def __enter__(self) -> Self:
         self.start()
@@ -129,7 +124,7 @@ class ControlServer:
                 with self._state:
                     if self._closing:
                         return
-                    log.warning("control socket: %s", error.strerror)
+                    log.warning("%s: %s", self._thread.name, error.strerror)
                     self._state.wait(1.0)  # out of descriptors, most likely: others will give some back
                 continue
             with self._state:
@@ -145,7 +140,7 @@ class ControlServer:
                 try:
                     thread.start()
                 except RuntimeError as error:  # no more threads: whoever asked may ask again
-                    log.warning("control socket: %s", error)
+                    log.warning("%s: %s", self._thread.name, error)
                     connection.close()
                     continue
                 self._open[connection] = thread  # which takes it out again, once it gets the lock
@@ -169,6 +164,74 @@ class ControlServer:
         """Note that a request has come in whole: from now on its connection is left to finish."""
         with self._state:
             self._reading.pop(connection, None)
+
+
+class ControlServer(Server):
+    """Serves ``routes`` on the Unix socket ``path``.
+
+    The socket has mode 0660 and belongs to ``gid`` where that is given and may be.  A socket file that a
+    dead daemon left is replaced; one that answers raises `Refused`, and so does anything else that
+    stands in the way.
+    """
+
+    def __init__(self, path: Path, routes: Mapping[tuple[str, str], Handler], gid: int | None = None) -> None:
+        super().__init__(_listen(path, gid), routes)
+        self.path = path
+        self._inode = path.stat().st_ino
+
+    def set_group(self, gid: int | None) -> None:
+        """Give the socket to another group, as when the config names another, or with None to our own."""
+        _give(self.path, os.getegid() if gid is None else gid)
+
+    def close(self) -> None:
+        """End as every server does; the socket file goes if it is still ours."""
+        super().close()
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+
+
+class Listener:
+    """Serves ``routes`` by TCP too, where and as long as it is told to."""
+
+    def __init__(self, routes: Mapping[tuple[str, str], Handler]) -> None:
+        self.error = ""  # why it does not listen where it should
+        self._routes = routes
+        self._server: Server | None = None
+        self._where: str | None = None
+
+    def listen(self, where: str | None) -> None:
+        """Be on an address and port (``127.0.0.1:9846``, ``[::1]:9846``), or on none; what does not work is
+        in ``error``, and tried again when this is called again."""
+        if where == self._where and not self.error:
+            return
+        self.close()
+        self._where = where
+        if where is None:
+            return
+        host, _, port = where.rpartition(":")
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((host.strip("[]"), int(port)))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            self.error = error.strerror or str(error)
+            return
+        self._server = Server(listener, self._routes, "metrics")
+        self._server.start()
+
+    def close(self) -> None:
+        """Listen nowhere."""
+        self.error = ""
+        self._where = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
 
 class _TooLargeError(Exception):
@@ -207,7 +270,7 @@ class _Request(BaseHTTPRequestHandler):
     sys_version = ""
     protocol_version = "HTTP/1.0"
 
-    def __init__(self, connection: socket.socket, control: ControlServer) -> None:
+    def __init__(self, connection: socket.socket, control: Server) -> None:
         self._control = control
         # Only this class looks at its server, and it needs no more of it than _control.
         super().__init__(connection, "", cast("Any", control))
@@ -274,10 +337,10 @@ class _Request(BaseHTTPRequestHandler):
             self.wfile.write(stream.take())
 
     def _reply(self, code: int, answer: object, headers: Mapping[str, str] | None = None) -> None:
-        body = _encode(answer)
+        kind, body = answer if isinstance(answer, Page) else ("application/json", _encode(answer))
         self.connection.settimeout(_ANSWER_SECONDS)
         self.send_response(code)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         for name, value in (headers or {}).items():
             self.send_header(name, value)

@@ -17,7 +17,7 @@ import pytest
 
 from portier.errors import Refused
 from portier.system import control
-from portier.system.control import SOCKET_NAME, ControlClient, ControlServer, Handler
+from portier.system.control import SOCKET_NAME, ControlClient, ControlServer, Handler, Listener, Page
 
 
 class Ticker:
@@ -504,3 +504,57 @@ def test_refused_stream_says_why(server: ControlServer) -> None:
     with pytest.raises(Refused) as none:
         ControlClient(server.path.parent / "none").watch("/v1/events")
     assert none.value.exit_code == 4
+
+
+def over_tcp(port: int, request: bytes) -> bytes:
+    """Everything that is said to a request by TCP."""
+    with socket.create_connection(("127.0.0.1", port), 20) as client:
+        client.sendall(request)
+        said = b""
+        while chunk := client.recv(65536):
+            said += chunk
+        return said
+
+
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+def test_listener_serves_pages_and_moves() -> None:
+    """A page goes out as it is; the listener moves where it is told to, and ends; one whose place is taken
+    says so and tries again when told again."""
+    listener = Listener({("GET", "/metrics"): lambda: Page("text/plain; version=0.0.4", b"up 1\n")})
+    one, two = free_port(), free_port()
+    listener.listen(f"127.0.0.1:{one}")
+    assert listener.error == ""
+    said = over_tcp(one, b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert b"Content-Type: text/plain; version=0.0.4\r\n" in said
+    assert said.endswith(b"\r\n\r\nup 1\n")
+    assert b"404" in over_tcp(one, b"GET /v1/status HTTP/1.1\r\n\r\n")
+    with socket.create_server(("127.0.0.1", two)):
+        listener.listen(f"127.0.0.1:{two}")
+        assert listener.error == "Address already in use"
+        with pytest.raises(ConnectionRefusedError):
+            over_tcp(one, b"")
+    listener.listen(f"127.0.0.1:{two}")
+    assert listener.error == ""
+    assert b"up 1" in over_tcp(two, b"GET /metrics HTTP/1.1\r\n\r\n")
+    listener.listen(None)
+    with pytest.raises(ConnectionRefusedError):
+        over_tcp(two, b"")
+
+
+def test_listener_is_bounded() -> None:
+    """A hundred connections that say nothing keep nobody from asking."""
+    listener = Listener({("GET", "/metrics"): lambda: Page("text/plain", b"up 1\n")})
+    port = free_port()
+    listener.listen(f"127.0.0.1:{port}")
+    idle = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(100)]
+    assert b"up 1" in over_tcp(port, b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert sum(thread.name == "control-request" for thread in threading.enumerate()) <= 16
+    for client in idle:
+        client.close()
+    listener.close()

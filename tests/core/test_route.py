@@ -95,6 +95,28 @@ def test_an_unknown_target_is_asked_for_and_answered_when_it_answers() -> None:
     assert play.route("::5") == D
 
 
+def test_what_there_is_to_count_is_counted() -> None:
+    """How long a host took to be found, the answers that waited for it, those that were not found, states and
+    routes."""
+    play = Playbook()
+    play.ns(U, ROUTER, "::5", 1)
+    play.ns(U, "fe80::2:2", "::5", 2)
+    play.pass_time(0.2)
+    play.na(D, "::5", 5)
+    tally = play.engine.tally(play.now)
+    assert tally.found.total == pytest.approx(0.2)
+    assert sum(tally.found.counts) == 1
+    assert tally.late == {"up0": 2, "down0": 0, "down1": 0}
+    assert (tally.states, tally.routes, tally.failed) == ({"reachable": 1}, 1, 0)
+    play.ns(U, ROUTER, "::6", 1)
+    play.pass_time(10)
+    play.configure(isolate=True)
+    tally = play.engine.tally(play.now)
+    assert (tally.failed, tally.late["up0"]) == (1, 2), "a port that stays keeps its counts"
+    play.pass_time(25)
+    assert play.engine.tally(play.now).states == {"stale": 1}
+
+
 def test_a_known_host_is_answered_at_once() -> None:
     """No second question within `reachable`."""
     play = Playbook()

@@ -22,6 +22,7 @@ from portier.core.engine import (
     Service,
     Standing,
 )
+from portier.core.histogram import FOUND_BOUNDS, Histogram, Tally
 from portier.core.mld import Joined
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
 from portier.core.outcome import (
@@ -324,6 +325,10 @@ class FakeEngine:
 
     def neighbors(self, now: float) -> list[NeighborInfo]:
         return [NeighborInfo(route.address, "port2", MAC[2], "reachable", now, "") for route in self.routes]
+
+    def tally(self, now: float) -> Tally:
+        assert now <= time.monotonic()
+        return Tally({"reachable": len(self.routes)}, {}, Histogram(FOUND_BOUNDS), 0, len(self.routes), 0)
 
     def wanted_routes(self) -> frozenset[HostRoute]:
         return frozenset(self.routes)
