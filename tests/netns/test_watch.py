@@ -73,6 +73,7 @@ def scene(lab: Lab) -> Scene:
     """The usual scene with its daemon, for both families."""
     made = vps(lab)
     made.u.add("eth0", "192.0.2.1/24")
+    made.p.add("eth0", "192.0.2.2/24")
     made.start(config(f"[{NET}/64, {{deny: '{NET}dead/128'}}, 192.0.2.128/25]"))
     return made
 
