@@ -23,7 +23,7 @@ ROUNDS = [pytest.param(number, marks=[pytest.mark.slow] * (number >= FEW)) for n
 # In a second all hosts, kernels and daemons here say less than this, their own words and not what they relay:
 # radvd an advertisement every 3 s, everybody a few solicitations and MLD reports, mostly at the start, and
 # the pings of the test, which come one after the other.
-SAID = 40
+SAID = 10
 
 Record = Callable[[str, object], None]
 
