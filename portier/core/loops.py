@@ -528,12 +528,14 @@ class Echoes:
     def __init__(self) -> None:
         self._packets: dict[int, Echo] = {}
 
-    def heard(self, packet: int, ifindex: int, mac: bytes, now: float, memory: float) -> Echo | None:
+    def heard(
+        self, packet: int, ifindex: int, mac: bytes, now: float, memory: float, *, once: bool
+    ) -> Echo | None:
         """The packet's record where this is a copy that came back, or came twice, which is remembered for
-        `memory` seconds more.  None where it is new, or of its very sender, who may repeat himself, or have
-        moved: another proxy would have put its own link-layer address."""
+        `memory` seconds more.  None where it is new, or, but where it counts `once`, of its very sender, who
+        may repeat himself, or have moved: another proxy would have put its own link-layer address."""
         echo = self._packets.get(packet)
-        if echo is None or now >= echo.until or mac == echo.mac:
+        if echo is None or now >= echo.until or (mac == echo.mac and not once):
             return None
         if ifindex in echo.ports or ifindex == echo.ifindex:
             echo.until = now + memory

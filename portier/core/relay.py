@@ -680,7 +680,9 @@ class RelayEngine:
     def _repeated(self, port: _Attached, name: int, frame: bytes, now: float) -> Verdict | None:
         """Whether a packet is one that was relayed, and comes back."""
         source, mac = frame[32:48], frame[16:22]
-        echo = self._echoes.heard(name, port.ifindex, mac, now, self._group.timers.retransmit)
+        # What may be of our own kernel, and said before we listened, is new to us and to the other proxy.
+        once = source == ndp.UNSPECIFIED or any(this.port.source == source for this in self._ports.values())
+        echo = self._echoes.heard(name, port.ifindex, mac, now, self._group.timers.retransmit, once=once)
         if echo is None:
             return None
         # What bears no address may be another host's that says the same; and so may what comes late.

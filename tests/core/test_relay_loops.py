@@ -619,6 +619,16 @@ def test_nd_008_what_a_proxy_says_itself_is_not_relayed_by_it_when_it_comes_back
     assert [len(bench.heard[index]) for index in (U, D)] == [2, 1], "one solicitation, on both segments"
 
 
+@pytest.mark.parametrize("source", ["fe80::1:1", "::"])
+def test_nd_008_what_the_kernel_said_before_anybody_listened_does_not_go_round(source: str) -> None:
+    """The other proxy brings it, and both take it for new."""
+    bench = Bench(loop_protection=OFF)
+    first, _ = bench.proxies
+    octets = datagram(source, "ff02::16")
+    bench.spread([(first, U, VNET + b"\x33\x33\0\0\0\x16" + first.mac_of(U) + b"\x86\xdd" + octets)])
+    assert bench.frames <= 8
+
+
 def test_nd_008_solicitations_do_not_storm_either() -> None:
     """Although their link-layer options differ each time; in `off` nothing is cut, and nothing storms."""
     bench = Bench(loop_protection=OFF)

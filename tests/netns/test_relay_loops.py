@@ -23,7 +23,7 @@ ROUNDS = [pytest.param(number, marks=[pytest.mark.slow] * (number >= FEW)) for n
 # In a second all hosts, kernels and daemons here say less than this, their own words and not what they relay:
 # radvd an advertisement every 3 s, everybody a few solicitations and MLD reports, mostly at the start, and
 # the pings of the test, which come one after the other.
-SAID = 10
+SAID = 40
 
 Record = Callable[[str, object], None]
 
@@ -182,7 +182,8 @@ def test_nd_008_no_policy_lets_packets_multiply(lab: Lab, policy: str, *, router
     left = 1 if policy == "nested" else 2
     parallel.wait_working(left if router else 2)
     parallel.wait_working(left, parallel.a, parallel.b)
-    for _ in range(10):
+    for _ in range(8):
+        time.sleep(1)
         parallel.say(parallel.a, parallel.b)
         assert parallel.a.ping(ADDRESSES["b"], timeout=5)
     assert parallel.working() == left
