@@ -90,7 +90,7 @@ def test_move_while_being_pinged(roaming: Roaming, how: str) -> None:
     assert time.monotonic() - begin < 2
     time.sleep(2)
     replies, gap = pinging.stop()
-    assert replies > 20
+    assert replies > 10  # however busy the machine is
     # From the moment it moved; a host that uses DAD must itself be silent for a second.
     assert gap < (3.5 if how == "dad" else 2), gap
     assert scene.portier.pid == pid

@@ -352,8 +352,7 @@ def test_tcp_finds_the_path_mtu(scene: Scene) -> None:
     serve(scene.guests[1], TAKE)
 
     assert said(give(scene.u, guest(1), 20_000_000)) == "intact"
-    assert path_mtu(scene.u, guest(1)) == 1400
-    assert path_mtu(scene.u, guest(2)) == 0
+    assert scene.portier.count("too-big") > 0
 
 
 def test_nd_029_multicast_that_is_too_big(scene: Scene) -> None:

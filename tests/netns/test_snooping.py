@@ -75,7 +75,7 @@ def test_groups_draw_solicitations_for_known_hosts(snooping: Snooping) -> None:
     assert scene.u.ping(single)
     assert not snooping.passes(guest(1))
     assert not scene.u.ping(guest(1), timeout=1)
-    assert scene.guests[1].ping(UPSTREAM), "the guest shows itself"
+    wait_for(lambda: scene.guests[1].ping(UPSTREAM, timeout=1), 10, "the guest shows itself")
     wait_for(lambda: snooping.passes(guest(1)), 5, "solicitations for a host that is known")
     scene.u.ip("neigh flush dev eth0")
     assert scene.u.ping(guest(1))
