@@ -400,6 +400,9 @@ static bool heard(const uint8_t *frame, size_t length, uint64_t now)
 			advertise(&asker, frame);
 		return false;
 	}
+	static const uint8_t all_routers_mac[6] = {0x33, 0x33, [5] = 2};
+	if (memcmp(frame, all_routers_mac, 6) == 0)
+		return false; /* news of a host (RFC 9131), no answer */
 	if (!counts(index_of(frame + ND + 8), defect(frame, length), now))
 		return false;
 	flag_r += frame[ND + 4] >> 7;
