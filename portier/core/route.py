@@ -73,6 +73,8 @@ _ASKERS_PER_TARGET: Final = 16
 # `always` answers whether the host is there or not; where its route is still to be found, this much later,
 # so that the first packet finds it too.
 _BEHIND: Final = 0.01
+# What a sighting is worth by its O flag: a host's own answer, its question, a proxy's answer.
+_WORD: Final = {True: 2, None: 1, False: 0}
 # How many moves of one host are followed at once; then one in RetransTimer, or a link-layer address in two
 # places would be a storm of announcements.
 _MOVES: Final = 4
@@ -956,7 +958,7 @@ class RouteEngine:
         elsewhere = candidate is not None and candidate.port is not port
         if port.upstream or not pending.checked or (elsewhere and pending.held == port.ifindex):
             if candidate is not None and elsewhere:
-                if candidate.override and not seen.override:
+                if _WORD[candidate.override] > _WORD[seen.override]:
                     return Verdict.HEARD  # another proxy's answer; the host itself has spoken
                 self._tell_claim(candidate, port)
             self._settle(pending, seen, now)

@@ -745,6 +745,19 @@ def test_an_objection_is_passed_on_and_the_newcomer_is_not_learned() -> None:
 
 
 @nd_only
+def test_a_proxys_answer_upstream_is_worth_less_than_the_hosts_own_question() -> None:
+    """Of two proxies side by side, the other may answer for the guest that has just asked."""
+    play = on_link_upstream()
+    play.ns(D, "::5", "::9", 5)
+    play.na(U, "::5", 77, flags="S")
+    assert play.where("::5") is None
+    play.na(D, "::5", 5)
+    play.pass_time(2)
+
+    assert play.where("::5") == D
+
+
+@nd_only
 def test_what_another_proxy_tells_routers_is_no_objection() -> None:
     """It has learned the host that probes a moment before us, and says so where we hear it."""
     play = Playbook()
