@@ -235,3 +235,15 @@ def fence(scene: Scene, captured: Capture, known: str) -> None:
     before = len(captured.advertisements(known, outgoing=False))
     scene.u.inject("eth0", solicit(scene.u, known))
     captured.wait(lambda: captured.advertisements(known, outgoing=False)[before:], 5, f"the fence, {known}")
+
+
+def echo_requests(capture: Capture) -> list[str]:
+    """The sources of the echo requests that came in."""
+    return [
+        frame.source
+        for frame in capture.frames()
+        if not frame.outgoing
+        and frame.raw[12:14] == b"\x86\xdd"
+        and frame.raw[20] == 58
+        and frame.raw[54] == 128
+    ]

@@ -15,7 +15,8 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
 from scapy.layers.l2 import Ether
 
-from tests.netns.lab import Capture, Host, Lab, Portier, wait_for
+from tests.netns.lab import Host, Lab, Portier, wait_for
+from tests.netns.scenes import echo_requests
 from tests.netns.test_ownership import assert_same, kernel_state
 
 WORLD = "2001:db8:ffff::1"  # a host that both routers lead to
@@ -97,18 +98,6 @@ def two_uplinks(lab: Lab) -> TwoUplinks:
     other.ip("-6 route add default via 2001:db8:e::2 dev eth0")
     p.sysctl("net/ipv6/conf/all/forwarding", 1)
     return scene
-
-
-def echo_requests(capture: Capture) -> list[str]:
-    """The sources of the echo requests that came in."""
-    return [
-        frame.source
-        for frame in capture.frames()
-        if not frame.outgoing
-        and frame.raw[12:14] == b"\x86\xdd"
-        and frame.raw[20] == 58
-        and frame.raw[54] == 128
-    ]
 
 
 def ours(p: Host) -> list[str]:

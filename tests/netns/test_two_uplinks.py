@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from tests.netns.lab import ROOT, Capture, Host, Lab
+from tests.netns.lab import ROOT, Host, Lab
+from tests.netns.scenes import echo_requests
 
 EXAMPLE = ROOT / "examples" / "two-uplinks.yaml"
 WORLD = "2001:db8:ffff::1"  # a host that both routers lead to
 ADDRESSES = {"blue": "2001:db8:a::10", "red": "2001:db8:b::10"}
-
-
-def echo_requests(capture: Capture) -> list[str]:
-    """The sources of the echo requests that came in."""
-    return [
-        frame.source
-        for frame in capture.frames()
-        if not frame.outgoing
-        and frame.raw[12:14] == b"\x86\xdd"
-        and frame.raw[20] == 58
-        and frame.raw[54] == 128
-    ]
 
 
 def test_each_guest_uses_its_own_uplink(lab: Lab) -> None:
