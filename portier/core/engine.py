@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Iterable
 from ipaddress import IPv6Network, ip_address
 from typing import Any, Final, NamedTuple, Protocol
@@ -177,3 +178,11 @@ def link_local(address: bytes) -> bool:
 
 def silent(_template: str, *_values: object) -> None:
     """Tell nobody."""
+
+
+def gives_way(origins: Iterable[int], ifindex: int) -> int:
+    """Of the ports on whose behalf something is waited for, an entry in `origins` each, the one that
+    gives way to `ifindex`: the one that waits for most, or 0 where `ifindex` itself does, or will."""
+    shares = Counter(origins)
+    largest, most = shares.most_common(1)[0]
+    return largest if most > shares[ifindex] + 1 else 0

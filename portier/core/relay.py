@@ -29,6 +29,7 @@ from portier.core.engine import (
     RouterInfo,
     Say,
     Standing,
+    gives_way,
     link_local,
     mac_text,
     text,
@@ -886,9 +887,8 @@ class RelayEngine:
         to the others."""
         if len(self._pending) < self._group.limits.pending:
             return True
-        shares = Counter(pending.origin for pending in self._pending.values())
-        largest, most = shares.most_common(1)[0]
-        if most <= shares[port.ifindex] + 1:
+        largest = gives_way((pending.origin for pending in self._pending.values()), port.ifindex)
+        if not largest:
             return False
         victim = next(pending for pending in self._pending.values() if pending.origin == largest)
         self._give_up(victim, Verdict.PENDING_FULL)

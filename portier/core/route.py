@@ -31,6 +31,7 @@ from portier.core.engine import (
     RouterInfo,
     Say,
     Standing,
+    gives_way,
     link_local,
     listed,
     mac_text,
@@ -741,9 +742,8 @@ class RouteEngine:
         if len(self._pending) + len(self._probes) < self._group.limits.pending:
             return True
         waiting: list[_Pending | _Probe] = [*self._pending.values(), *self._probes.values()]
-        shares = Counter(item.origin for item in waiting)
-        largest, most = shares.most_common(1)[0]
-        if most <= shares[port.ifindex] + 1:
+        largest = gives_way((item.origin for item in waiting), port.ifindex)
+        if not largest:
             return False
         self._give_up(next(item for item in waiting if item.origin == largest))
         return True
