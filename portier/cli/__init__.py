@@ -32,6 +32,7 @@ COMMANDS = {
     "neighbors": "list the hosts known",
     "watch": "show what happens, as it happens",
     "explain": "say why an address is answered for, or is not",
+    "doctor": "look for what makes the proxy silently do nothing, and name the remedy",
     "reload": "have the daemon read its configuration again, and wait for the outcome",
     "lift": "end the hold-down of a port (mode relay)",
     "cleanup": "remove from the kernel all that a dead daemon left there",
@@ -169,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE=CANDIDATE",
         help="judge the whole as if CANDIDATE were in FILE's place",
     )
-    for name in ("check", "plan", "status", "neighbors", "watch", "explain"):
+    for name in ("check", "plan", "status", "neighbors", "watch", "explain", "doctor"):
         made[name].add_argument("--json", action="store_true", help="for programs")
     made["status"].add_argument("--strict", action="store_true", help="waiting ports count as degraded")
     made["explain"].add_argument("address", metavar="ADDR", help="the address that somebody asks for")

@@ -1,0 +1,14 @@
+"""`portier doctor`: what makes a proxy silently do nothing, as a table of checks.
+
+`facts` is what is judged by, `finding` what is said; the other modules hold the checks, each one small
+function of the facts.  Nothing here touches anything.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from portier.core.doctor import process
+from portier.core.doctor.finding import Check
+
+CHECKS: Final[tuple[Check, ...]] = (*process.CHECKS,)
