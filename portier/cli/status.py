@@ -100,7 +100,10 @@ def _group(group: dict[str, Any], columns: int) -> Iterator[str]:
     if multicast["use"] == "router":
         yield "  multicast: advertised as a router (RFC 4286)"
     elif group["mode"] == "route":
-        yield f"  multicast: {text.plural(multicast['members'], 'group')} joined"
+        said = f"multicast: {text.plural(multicast['members'], 'group')} joined"
+        if multicast["drawn"]:
+            said += f"; too many for {', '.join(multicast['drawn'])}: advertised as a router there (RFC 4286)"
+        yield from text.wrap(said, columns, indent=2)
     if group["table"]:
         alone = f", {group['uplink_table']} for what downstreams send" if group["uplink_table"] else ""
         yield from text.wrap(f"routing table {group['table']}{alone}", columns, indent=2)

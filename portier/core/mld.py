@@ -74,7 +74,8 @@ class _Spoken:
 
 
 class RouterBeacon:
-    """Advertises on all ports of a group that have a link-local address, where the group wants that.
+    """Advertises on ports that have a link-local address: on all of a group that wants that, else on those
+    on which it cannot join all that it should.
 
     `random` gives numbers from 0 to 1: RFC 4286 section 4.1 has routers that start together speak at
     different times.
@@ -83,15 +84,35 @@ class RouterBeacon:
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
         self._ports: dict[tuple[int, bytes], _Spoken] = {}
+        self._everywhere = False
+        self._candidates: tuple[Port, ...] = ()
+        self._drawn: set[int] = set()
         self.deadline = math.inf
 
     def configure(self, bound: Bound, now: float) -> Sends:
         """Take over the ports of `bound`; gives the terminations for those that are no longer among them."""
-        ports = bound.ports if bound.group.multicast is Multicast.ROUTER else ()
+        self._everywhere = bound.group.multicast is Multicast.ROUTER
+        self._candidates = bound.ports
+        return self._speak_where_wanted(now)
+
+    def draw(self, ifindex: int, now: float, *, wanted: bool) -> Sends:
+        """Advertise on one port too, whatever the group wants, or no longer; gives the termination."""
+        (self._drawn.add if wanted else self._drawn.discard)(ifindex)
+        return self._speak_where_wanted(now)
+
+    @property
+    def drawn(self) -> frozenset[int]:
+        """The ports on which `draw` has it advertise."""
+        return frozenset(self._drawn)
+
+    def _speak_where_wanted(self, now: float) -> Sends:
         wanted = {
             (port.ifindex, port.mac): port
-            for port in ports
-            if port.mac and port.source and link_local(port.source)
+            for port in self._candidates
+            if (self._everywhere or port.ifindex in self._drawn)
+            and port.mac
+            and port.source
+            and link_local(port.source)
         }
         left = [spoken for key, spoken in self._ports.items() if key not in wanted]
         before, self._ports = self._ports, {}

@@ -125,13 +125,21 @@ class Leave(NamedTuple):
     group: bytes
 
 
+class DrawAll(NamedTuple):
+    """Effect: more groups are wanted on an interface than are joined there (or, not `wanted`, no longer), so
+    switches have to be made to pass on all multicast."""
+
+    ifindex: int
+    wanted: bool
+
+
 class Reconsider(NamedTuple):
     """Effect: what the reconciler plans by is other than it was (``what``), so it should look again."""
 
     what: str
 
 
-Effect = AddRoute | MoveRoute | RemoveRoute | Join | Leave | Reconsider
+Effect = AddRoute | MoveRoute | RemoveRoute | Join | Leave | DrawAll | Reconsider
 
 
 class RouteResult(enum.Enum):

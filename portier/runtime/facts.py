@@ -56,7 +56,8 @@ def relay_facts(standing: Standing) -> dict[str, Any]:
 def multicast_facts(group: Group, worker: GroupStatus | None) -> dict[str, Any]:
     """How solicitations are drawn through switches that snoop."""
     joined = worker.wires.joined if worker else NOTHING_JOINED
-    return {"use": group.multicast.value, **joined._asdict()}
+    drawn = list(worker.wires.drawn) if worker else []
+    return {"use": group.multicast.value, **joined._asdict(), "drawn": drawn}
 
 
 def missed(router: RouterInfo, of: GroupReport) -> Iterator[str]:

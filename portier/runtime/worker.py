@@ -34,6 +34,7 @@ from portier.core.mld import NOTHING_JOINED, Joined, RouterBeacon
 from portier.core.model import Bound, Event, EventKind, HostRoute, Port
 from portier.core.outcome import (
     AddRoute,
+    DrawAll,
     Join,
     Leave,
     MoveRoute,
@@ -186,13 +187,15 @@ class Relay(Engine, Protocol):
 class Wires(NamedTuple):
     """How a worker's ports fare.  ``drops`` are frames lost in the sockets by port name, ``unsent`` frames
     that no link took, ``faults`` the ports that should be open and are not, with the reason, ``joined`` the
-    multicast groups, ``served`` how long frames take, as far as it was measured."""
+    multicast groups, ``served`` how long frames take, as far as it was measured, ``drawn`` the ports on which
+    all multicast is drawn because there are too many groups to join."""
 
     drops: dict[str, int]
     unsent: int
     faults: dict[str, str]
     joined: Joined = NOTHING_JOINED
     served: Histogram = Histogram(SERVED_BOUNDS)
+    drawn: tuple[str, ...] = ()
 
 
 class _Open:
@@ -334,9 +337,11 @@ class Worker:
 
     def wires(self) -> Wires:
         """How the ports fare."""
-        drops = {port.name: port.wire.drops() for port in list(self._ports.values())}
+        ports = list(self._ports.values())
+        drops = {port.name: port.wire.drops() for port in ports}
         joined = self._memberships.joined() if self._memberships else NOTHING_JOINED
-        return Wires(drops, self._unsent, self._faults, joined, self._served)
+        drawn = tuple(sorted(port.name for port in ports if port.ifindex in self._beacon.drawn))
+        return Wires(drops, self._unsent, self._faults, joined, self._served, drawn)
 
     def stop(self, patience: float = _PATIENCE) -> bool:
         """Have the worker stop, and wait until it touches nothing any more, at most `patience` seconds;
@@ -536,6 +541,8 @@ class Worker:
                     self._groups.join(effect.ifindex, effect.group)
                 elif isinstance(effect, Leave):
                     self._groups.leave(effect.ifindex, effect.group)
+                elif isinstance(effect, DrawAll):
+                    self._say(self._beacon.draw(effect.ifindex, monotonic(), wanted=effect.wanted))
                 elif isinstance(effect, Reconsider):
                     self._wake(effect.what)
                 else:

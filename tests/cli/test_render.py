@@ -73,7 +73,7 @@ HEALTHY: dict[str, Any] = {
             "ipv4": "no rule",
             "worker": {"state": "running", "restarts": 0, "error": None},
             "counters": {"eth0": {"answered": 120, "no-rule": 7}, "tap-3": {}},
-            "multicast": {"use": "groups", "members": 36, "refused": 0, "error": ""},
+            "multicast": {"use": "groups", "members": 36, "refused": 0, "error": "", "drawn": []},
             "limits": {},
             "warnings": [],
         }

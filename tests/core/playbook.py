@@ -16,7 +16,17 @@ from typing import Any
 
 from portier.core import arp, ndp
 from portier.core.model import Bound, EventKind, Group, HostRoute, Live, Port, Role, Rule
-from portier.core.outcome import AddRoute, Join, Leave, MoveRoute, Outcome, RemoveRoute, RouteResult, Verdict
+from portier.core.outcome import (
+    AddRoute,
+    DrawAll,
+    Join,
+    Leave,
+    MoveRoute,
+    Outcome,
+    RemoveRoute,
+    RouteResult,
+    Verdict,
+)
 from portier.core.route import RouteEngine
 from portier.core.rules import RuleTable
 
@@ -189,6 +199,7 @@ class Playbook:
         rules = tuple(staged(rule) for rule in group.pop("rules", RULES))
         self.group = Group(name="guests", rules=rules, **group)
         self.joined: list[tuple[int, bytes]] = []
+        self.drawn: set[int] = set()
         self.ports = ports or (port(U), port(D), port(E))
         live = any(isinstance(rule.prefix, Live) for rule in self.group.rules)
         self.live = (net(LAN),) if live else ()
@@ -336,6 +347,9 @@ class Playbook:
                 self.joined.append((effect.ifindex, effect.group))
             elif isinstance(effect, Leave):
                 self.joined.remove((effect.ifindex, effect.group))
+            elif isinstance(effect, DrawAll):
+                assert effect.wanted != (effect.ifindex in self.drawn)
+                (self.drawn.add if effect.wanted else self.drawn.discard)(effect.ifindex)
         for ifindex, frame in () if failed else outcome.sends:
             self.sent.append(Sent(ifindex, shown(frame), frame))
         self.events += [(event.kind, event.text) for event in outcome.events]

@@ -6,9 +6,9 @@ from dataclasses import replace
 from ipaddress import IPv6Network
 
 from portier.core import ndp
-from portier.core.groups import Groups
+from portier.core.groups import MOST, Groups
 from portier.core.model import Answer, Live, Multicast, Rule
-from portier.core.outcome import Join, Leave
+from portier.core.outcome import DrawAll, Join, Leave
 from tests.core.playbook import LAN, D, E, Playbook, U, ip, port
 
 
@@ -116,3 +116,51 @@ def test_a_group_that_goes_over_to_another_target_is_not_left() -> None:
     assert groups.keep([(3, b"g")]) == []
     assert groups.want(b"a", []) == []
     assert groups.keep([]) == [Leave(3, b"g")]
+
+
+def name(number: int) -> bytes:
+    """A group by number."""
+    return number.to_bytes(16, "big")
+
+
+def test_so_many_are_joined_on_a_port_and_then_all_multicast_is_drawn() -> None:
+    """Said once; another port is not concerned."""
+    groups = Groups()
+    for number in range(MOST):
+        assert groups.want(name(number), [(1, name(number))]) == [Join(1, name(number))]
+    assert groups.want(b"over", [(1, b"over"), (2, b"over")]) in (
+        [DrawAll(1, wanted=True), Join(2, b"over")],
+        [Join(2, b"over"), DrawAll(1, wanted=True)],
+    )
+    assert groups.want(b"more", [(1, b"more")]) == []
+    assert groups.want(b"more", []) == [], "never joined, never left"
+
+
+def test_who_waits_longest_takes_the_place_of_a_group_that_is_left() -> None:
+    """And all multicast is drawn until there is room to spare, so that nothing flutters at the bound."""
+    groups = Groups()
+    for number in range(MOST + 2):
+        groups.want(name(number), [(1, name(number))])
+    assert groups.want(name(0), []) == [Leave(1, name(0)), Join(1, name(MOST))]
+    assert groups.want(name(1), []) == [Leave(1, name(1)), Join(1, name(MOST + 1))]
+    for number in range(2, 101):
+        assert groups.want(name(number), []) == [Leave(1, name(number))]
+    assert groups.want(name(101), []) == [Leave(1, name(101)), DrawAll(1, wanted=False)]
+
+
+def test_a_port_that_goes_leaves_what_it_joined_and_is_drawn_no_more() -> None:
+    """And begins anew when it comes back."""
+    groups = Groups()
+    everything = {(1, name(number)) for number in range(MOST + 50)}
+    first = groups.keep(everything)
+    assert sum(isinstance(change, Join) for change in first) == MOST
+    joined = {change.group for change in first if isinstance(change, Join)}
+    for change in groups.keep(()):
+        if isinstance(change, Join):
+            joined.add(change.group)
+        elif isinstance(change, Leave):
+            joined.remove(change.group)
+        else:
+            assert change == DrawAll(1, wanted=False)
+    assert not joined
+    assert groups.want(b"a", [(1, b"g")]) == [Join(1, b"g")]

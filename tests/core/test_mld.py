@@ -105,3 +105,17 @@ def test_a_new_address_changes_the_source_alone() -> None:
     assert beacon.tick(due) == ((1, mld.advertisement(MAC, other)),)
     assert beacon.configure(bound(port(1, mac=MAC[:5] + b"\2")), 6.0) == ((1, mld.termination(MAC, other)),)
     assert beacon.deadline == 6.0
+
+
+def test_one_port_is_drawn_where_the_group_joins() -> None:
+    """Until it is drawn no more; what else changes meanwhile does not end it, and it may come first."""
+    beacon = RouterBeacon(lambda: 0.0)
+    assert beacon.draw(2, 100.0, wanted=True) == ()
+    assert beacon.deadline == math.inf, "no such port yet"
+    both = bound(port(1), port(2), multicast=Multicast.GROUPS)
+    assert beacon.configure(both, 100.0) == ()
+    assert [ifindex for ifindex, _ in beacon.tick(100.0)] == [2]
+    assert beacon.configure(both, 101.0) == ()
+    assert [ifindex for ifindex, _ in beacon.tick(102.0)] == [2]
+    assert beacon.draw(2, 103.0, wanted=False) == ((2, mld.termination(MAC, SOURCE)),)
+    assert beacon.deadline == math.inf

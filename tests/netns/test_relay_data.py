@@ -1,5 +1,6 @@
 """Mode relay carries data between real kernels as one link does."""
 
+import functools
 import hashlib
 import random
 import socket

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from portier.core.groups import MOST
 from tests.netns.lab import Capture, Host, Lab, multicast_mac, wait_for
 from tests.netns.scenes import NET, PROXY, UPSTREAM, Scene, config, guest, solicit
 
@@ -97,7 +98,13 @@ def test_router_draws_solicitations_for_the_whole_prefix(snooping: Snooping) -> 
     wait_for(lambda: snooping.passes(f"{guest(1)}:77"), 5, "solicitations for an address that nobody has")
     assert scene.u.ping(guest(1))
     assert scene.u.ping(guest(2))
-    assert portier.group()["multicast"] == {"use": "router", "members": 0, "refused": 0, "error": ""}
+    assert portier.group()["multicast"] == {
+        "use": "router",
+        "members": 0,
+        "refused": 0,
+        "error": "",
+        "drawn": [],
+    }
     assert "advertised as a router" in portier.cli("status").stdout
     snooping.wire.clear()
     portier.stop()
@@ -105,3 +112,17 @@ def test_router_draws_solicitations_for_the_whole_prefix(snooping: Snooping) -> 
     said = [frame.raw for frame in snooping.wire.frames() if frame.outgoing and frame.raw[:6] == destination]
     assert said, "no word to the snoopers"
     assert said[-1][62] == TERMINATION
+
+
+def test_more_groups_than_are_joined_draw_everything(snooping: Snooping) -> None:
+    """`multicast: groups` with more single addresses than the kernel should carry: those over the bound are
+    asked for all the same."""
+    scene = snooping.scene
+    singles = ", ".join(f"{NET}5:{number:x}" for number in range(1, MOST + 20))
+    portier = scene.start(config(f"[{NET}/64, {singles}]"))
+    wait_for(lambda: snooping.passes(f"{guest(1)}:77"), 15, "solicitations for an address that nobody has")
+    assert scene.u.ping(guest(1))
+    multicast = portier.group()["multicast"]
+    assert "eth0" in multicast["drawn"]
+    wait_for(lambda: portier.group()["multicast"]["members"] >= MOST, 15, "so many are joined as may be")
+    assert "too many for" in portier.cli("status").stdout
