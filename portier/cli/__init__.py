@@ -19,11 +19,13 @@ from typing import NoReturn
 
 from portier import __version__
 from portier.cli import exits
+from portier.cli.manual import MANUAL
 from portier.errors import ConfigError, PortierError, Refused
 
 DEFAULT_CONFIG = Path("/etc/portier.yaml")
 DEFAULT_RUNTIME_DIR = Path("/run/portier")
 
+# Each in one line; the paragraph and the exit codes that its --help adds are in portier.cli.manual.
 COMMANDS = {
     "run": "be the daemon, in the foreground",
     "check": "validate the configuration and say what it means",
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # any name can be shown on any terminal
     try:
-        options = _parser().parse_args(argv)
+        options = make_parser().parse_args(argv)
         options.named = options.config  # for what asks a daemon, which has a file of its own
         options.config = options.config or DEFAULT_CONFIG
         return _call(options)
@@ -149,7 +151,9 @@ def _global_options(parser: argparse.ArgumentParser, *, inherit: bool) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The commands with their arguments and help: what is parsed by, and what portier(8) and the
+    completions of shells are made from."""
     parser = _Parser(
         prog="portier",
         description="Make hosts on one link reachable as if they sat on another (Neighbor Discovery proxy).",
@@ -161,7 +165,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     made = {}
     for name, meaning in COMMANDS.items():
-        command = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
+        entry = MANUAL[name]
+        command = commands.add_parser(
+            name,
+            help=meaning,
+            description=f"{meaning[0].upper()}{meaning[1:]}. {entry.text}",
+            epilog="Exit codes: " + ", ".join(f"{code} {what}" for code, what in entry.exits.items()) + ".",
+        )
         _global_options(command, inherit=True)
         made[name] = command
     made["check"].add_argument(
