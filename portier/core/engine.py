@@ -143,6 +143,14 @@ class Rates:
         self._buckets[key] = bucket
         return bucket.take(now)
 
+    def exceeded(self, ifindex: int, source: bytes, rate: float, port: Bucket, now: float) -> Verdict | None:
+        """Take one token of a source, as `take` does, and one of its port; the verdict when there is none."""
+        if not self.take(ifindex, source, rate, now):
+            return Verdict.SOURCE_LIMIT
+        if not port.take(now):
+            return Verdict.PORT_LIMIT
+        return None
+
 
 def text(address: bytes) -> str:
     """An address (packed) as people write it."""

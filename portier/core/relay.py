@@ -1239,11 +1239,9 @@ class RelayEngine:
         return Verdict.HOLD_DOWN if port.gate.held_down else Verdict.WAITING
 
     def _over_limit(self, port: _Attached, source: bytes, now: float) -> Verdict | None:
-        if not self._rates.take(port.ifindex, source, self._group.limits.per_source, now):
-            return Verdict.SOURCE_LIMIT
-        if not port.bucket.take(now):
-            return Verdict.PORT_LIMIT
-        return None
+        """The verdict when a frame from link-layer address `source` exceeds what it or the port may cost."""
+        rate = self._group.limits.per_source
+        return self._rates.exceeded(port.ifindex, source, rate, port.bucket, now)
 
     def _refuse_claim(self, port: _Attached, address: bytes, mac: bytes, what: str = _OWN) -> Verdict:
         what = f"is {what}; {mac_text(mac)} on {port.name} claims it and is refused"

@@ -1613,13 +1613,9 @@ class RouteEngine:
         entry.due = math.inf
 
     def _over_limit(self, port: Attached, source: bytes, now: float) -> Verdict | None:
-        """Take a token of the port and one of the source, which is where the frame came from; the verdict
-        when there is none."""
-        if not self._rates.take(port.ifindex, source, self._group.limits.per_source, now):
-            return Verdict.SOURCE_LIMIT
-        if not port.bucket.take(now):
-            return Verdict.PORT_LIMIT
-        return None
+        """The verdict when a frame from link-layer address `source` exceeds what it or the port may cost."""
+        rate = self._group.limits.per_source
+        return self._rates.exceeded(port.ifindex, source, rate, port.bucket, now)
 
     def _event(self, kind: EventKind, port: Attached, address: bytes, what: str) -> None:
         who = text(address)
