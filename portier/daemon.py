@@ -33,7 +33,8 @@ from portier import config as configuration
 from portier.core.engine import KernelOracle, KnownHost
 from portier.core.engine import Service as PortService
 from portier.core.loops import Memory
-from portier.core.model import Bound, Config, Event, EventKind, Mode
+from portier.core.model import Bound, Config, Event, EventKind, Mode, Notice
+from portier.core.notes import NOTHING_NOTED
 from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport
 from portier.core.relay import RelayEngine
@@ -44,6 +45,8 @@ from portier.runtime.events import EventLog
 from portier.runtime.facts import (
     missed,
     multicast_facts,
+    noted_facts,
+    notice_facts,
     port_facts,
     relay_facts,
     router_facts,
@@ -128,7 +131,7 @@ class Daemon:
         self._listen_at = math.inf
         self._load = functools.partial(configuration.load_in_child, self.config_path)
         self._digest = functools.partial(configuration.digest, self.config_path)
-        self._problems: tuple[str, ...] = ()
+        self._problems: tuple[Notice, ...] = ()
         self._refresh_at = math.inf
         self._refreshed = -math.inf
         self._round_seen = 0
@@ -420,12 +423,18 @@ class Daemon:
         settings, last, report = reconciler.settings, reconciler.last, reconciler.report
         workers = self._supervisor.status()
         problems = list(self._find_problems(workers))
+        groups = [(of, workers.get(of.group.name)) for of in report.groups]
+        warnings = {of.group.name: self._warnings(of, worker) for of, worker in groups}
+        told = [notice_facts("problem", "", problem) for problem in problems]
+        told += [notice_facts("warning", "", warning) for warning in report.foreign]
+        told += [notice_facts("warning", name, each) for name, found in warnings.items() for each in found]
         return {
             "version": 1,
             "pid": os.getpid(),
             "uptime": now - self.started,
             "healthy": not problems,
             "problems": problems,
+            "notices": told,
             "config": {
                 "file": str(self.config_path),
                 "generation": settings.generation,
@@ -434,7 +443,7 @@ class Daemon:
                 "differs": settings.differs,
                 "warnings": [*map(str, settings.warnings), *report.foreign],
             },
-            "groups": [self._group(of, workers.get(of.group.name)) for of in report.groups],
+            "groups": [self._group(of, worker, warnings[of.group.name]) for of, worker in groups],
             "reconcile": {
                 "rounds": reconciler.rounds,
                 "last_ms": last.seconds * 1000,
@@ -447,19 +456,32 @@ class Daemon:
             "events": self._events.recent(),
         }
 
-    def _group(self, of: GroupReport, worker: GroupStatus | None) -> dict[str, Any]:
+    @staticmethod
+    def _warnings(of: GroupReport, worker: GroupStatus | None) -> list[Notice]:
+        """What a group has to be warned of."""
         group = of.group
         # In mode relay, without rules, the kernel resolves nothing but what this host sends itself.
         versions = {rule.version for rule in group.rules}
         warnings = [*of.warnings, *too_few_neighbors(group.limits.neighbors, versions)]
-        if worker is not None and (refused := worker.wires.joined.refused):
+        if worker is None:
+            return warnings
+        joined = worker.wires.joined
+        if joined.refused:
             warnings.append(
-                f"{refused} multicast groups could not be joined ({worker.wires.joined.error}): a switch "
-                f"that snoops MLD may keep solicitations back"
+                Notice(
+                    "multicast-groups",
+                    f"{joined.refused} multicast groups could not be joined ({joined.error}): a switch "
+                    "that snoops MLD may keep solicitations back",
+                )
             )
-        routers = worker.routers if worker is not None else ()
         if group.mode is Mode.ROUTE:
-            warnings += [line for router in routers for line in missed(router, of)]
+            warnings += [notice for router in worker.routers for notice in missed(router, of)]
+        return warnings
+
+    @staticmethod
+    def _group(of: GroupReport, worker: GroupStatus | None, warnings: list[Notice]) -> dict[str, Any]:
+        group = of.group
+        routers = worker.routers if worker is not None else ()
         return {
             "name": group.name,
             "mode": group.mode.value,
@@ -482,17 +504,19 @@ class Daemon:
             "multicast": multicast_facts(group, worker),
             "limits": asdict(group.limits),
             "warnings": warnings,
+            **noted_facts(worker.noted if worker else NOTHING_NOTED),
         }
 
-    def _find_problems(self, workers: Mapping[str, GroupStatus]) -> Iterator[str]:
+    def _find_problems(self, workers: Mapping[str, GroupStatus]) -> Iterator[Notice]:
         """What degrades the daemon."""
         settings, report = self._reconciler.settings, self._reconciler.report
         for line in settings.refused:
-            yield f"the configuration on disk is refused: {line}"
+            yield Notice("config", f"the configuration on disk is refused: {line}")
         if self._metrics.error:
-            yield f"metrics are not served on {settings.config.metrics_listen}: {self._metrics.error}"
+            where = settings.config.metrics_listen
+            yield Notice("metrics", f"metrics are not served on {where}: {self._metrics.error}")
         for command in report.missing:
-            yield f"`sysctls: check` leaves this to you: {command}"
+            yield Notice("sysctls", "`sysctls: check` leaves this to you", command)
         for of in report.groups:
             yield from of.problems
             name, most = of.group.name, of.group.limits.neighbors
@@ -500,20 +524,24 @@ class Daemon:
             if worker is None:
                 continue
             if worker.state == "restarting":
-                yield f"group {name}: its worker crashed and is restarted: {worker.error}"
+                text = f"its worker crashed and is restarted: {worker.error}"
+                yield Notice("worker", text, group=name)
             for port, why in worker.wires.faults.items():
-                yield f"group {name}: port {port}: {why}"
+                yield Notice("ports", f"port {port}: {why}", group=name)
             ports = {port.ifindex: port.name for port in of.ports}
             for standing in worker.standings:
                 if standing.service is PortService.HOLD_DOWN:
                     port = ports.get(standing.ifindex, "")
-                    yield (
-                        f"group {name}: {port} is in hold-down: {standing.reason}; when that is put right, "
-                        f"`portier lift {port}`"
+                    yield Notice(
+                        "hold-down",
+                        f"{port} is in hold-down: {standing.reason}; when that is put right, "
+                        f"`portier lift {port}`",
+                        group=name,
                     )
             if worker.neighbors >= most:
-                yield f"group {name}: its table is full, limits.neighbors is {most}"
-        yield from self._reconciler.last.errors
+                yield Notice("table-full", f"its table is full, limits.neighbors is {most}", group=name)
+        for error in self._reconciler.last.errors:
+            yield Notice("steps", error)
 
     def neighbors(self) -> list[dict[str, Any]]:
         """The hosts known, for `portier neighbors`."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
-from portier.core.model import Bound, Link, Mode, Port, Role, Snapshot
+from portier.core.model import Bound, Link, Mode, Notice, Port, Role, Snapshot
 
 _STRICT: Final = 1  # rp_filter; 2 is loose
 
 
 def warnings(
     bound: Bound, versions: Collection[int], links: Mapping[int, Link], snapshot: Snapshot
-) -> Iterator[str]:
+) -> Iterator[Notice]:
     """What keeps IPv4 rules from being the whole truth; ``versions`` are those of IP that the rules name."""
     if bound.group.mode is not Mode.ROUTE or 4 not in versions:
         return
@@ -25,15 +25,18 @@ def warnings(
         if max(link.rp_filter or 0, snapshot.rp_filter) == _STRICT and (
             who := _silenced(bound, port, snapshot)
         ):
-            yield (
-                f"rp_filter is strict on {port.name}, so the kernel drops what comes there from {who}: "
-                f"{_remedy(port.name, 'rp_filter', 2)}"
+            yield Notice(
+                "rp-filter",
+                f"rp_filter is strict on {port.name}, so the kernel drops what comes there from {who}",
+                _remedy(port.name, "rp_filter", 2),
             )
         if link.proxy_arp or snapshot.proxy_arp:
             where = port.name if link.proxy_arp else "all"
-            yield (
+            yield Notice(
+                "proxy-arp",
                 f"proxy_arp is on for {port.name}: the kernel answers there for all that it routes by other "
-                f"interfaces, whatever the rules say: {_remedy(where, 'proxy_arp', 0)}"
+                "interfaces, whatever the rules say",
+                _remedy(where, "proxy_arp", 0),
             )
 
 

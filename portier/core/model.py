@@ -15,7 +15,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 Network = IPv4Network | IPv6Network
 
@@ -397,6 +397,26 @@ class State:
 
 
 # -- what happens ------------------------------------------------------------------------------------
+
+
+class Notice(str):
+    """A sentence about something that is wrong.  ``check`` is the check of `portier doctor` that says so,
+    ``group`` the group it is about where it begins with that, ``finding`` the sentence without it and without
+    the command that may stand at its end, and ``remedy`` that command, or ""."""
+
+    __slots__ = ("check", "finding", "group", "remedy")
+
+    check: str
+    group: str
+    finding: str
+    remedy: str
+
+    def __new__(cls, check: str, finding: str, remedy: str = "", *, group: str = "") -> Self:
+        """Make the sentence of its parts."""
+        whole = f"group {group}: {finding}" if group else finding
+        notice = super().__new__(cls, f"{whole}: {remedy}" if remedy else whole)
+        notice.check, notice.group, notice.finding, notice.remedy = check, group, finding, remedy
+        return notice
 
 
 class EventKind(enum.StrEnum):

@@ -34,6 +34,7 @@ from portier.core.model import (
     Live,
     Mode,
     Network,
+    Notice,
     PolicyRule,
     Port,
     ProxyEntry,
@@ -113,7 +114,7 @@ class _GroupMemory(NamedTuple):
     prefixes: tuple[Network, ...]  # on-link upstream at the last round
     lost: Mapping[Network, float]  # those before them -> when they were lost
     bound: Bound
-    warnings: tuple[str, ...]  # that depend on nothing but ``bound``
+    warnings: tuple[Notice, ...]  # that depend on nothing but ``bound``
     tables: Tables | None  # with `scope: group`
 
 
@@ -193,8 +194,8 @@ class GroupReport(NamedTuple):
     ports: tuple[PortReport, ...]
     live: tuple[LivePrefix, ...]
     ipv4: bool
-    problems: tuple[str, ...]
-    warnings: tuple[str, ...]
+    problems: tuple[Notice, ...]
+    warnings: tuple[Notice, ...]
     tables: Tables | None = None
 
 
@@ -217,7 +218,7 @@ class Report(NamedTuple):
     renamed: tuple[tuple[str, str], ...] = ()
     unread: frozenset[str] = frozenset()
     entries: int = 0
-    foreign: tuple[str, ...] = ()
+    foreign: tuple[Notice, ...] = ()
 
 
 # -- steps ---------------------------------------------------------------------------------------------
@@ -785,7 +786,7 @@ def _wanted_entries(
     return frozenset(entry for entry in entries if _entry_key(entry) not in foreign)
 
 
-def _foreign_entries(binding: _Binding, snapshot: Snapshot, recorded: Recorded) -> Iterable[str]:
+def _foreign_entries(binding: _Binding, snapshot: Snapshot, recorded: Recorded) -> Iterable[Notice]:
     """What to tell of proxy entries of other makers, where Portier has to do with them."""
     if not binding.proxies:
         return
@@ -795,9 +796,12 @@ def _foreign_entries(binding: _Binding, snapshot: Snapshot, recorded: Recorded) 
         link = binding.links.by_index.get(entry.ifindex)
         text = f"proxy {ip_address(entry.address)} dev {link.name if link else f'#{entry.ifindex}'}"
         if _entry_key(entry) in wanted:
-            yield f"{text} is somebody else's: left alone"
+            yield Notice("proxy-entries", f"{text} is somebody else's: left alone")
         elif arming and len(entry.address) == 16:
-            yield f"{text} is somebody else's, and in force too since net.ipv6.conf.all.proxy_ndp is on"
+            yield Notice(
+                "proxy-entries",
+                f"{text} is somebody else's, and in force too since net.ipv6.conf.all.proxy_ndp is on",
+            )
 
 
 def _priority(snapshot: Snapshot) -> int:
@@ -1084,26 +1088,31 @@ class _Binder:
             return old
         return Bound(group=self.group, ports=ports, live=live, next_hops=self.routes.next_hops)
 
-    def _warnings(self, bound: Bound, upstream: Port | None) -> tuple[str, ...]:
+    def _warnings(self, bound: Bound, upstream: Port | None) -> tuple[Notice, ...]:
         warnings = []
         if self.group.mode is Mode.RELAY and len(bound.ports) == 1:
+            only = bound.ports[0].name
             warnings.append(
-                f"{bound.ports[0].name} is the only port: nothing is relayed until there is another"
+                Notice("ports", f"{only} is the only port: nothing is relayed until there is another")
             )
         for version in sorted(self.facts.live - {network.version for network in bound.live}, reverse=True):
             word = Live.UPSTREAM if version == 6 else Live.UPSTREAM_IPV4
             why = f"{upstream.name} has no on-link prefix" if upstream else "there is no active upstream"
-            warnings.append(f"`{word}` stands for no prefix: {why}")
+            warnings.append(Notice("upstream-prefix", f"`{word}` stands for no prefix: {why}"))
         for rule in self.facts.kernel:
             homes = _homes(rule, bound.ports)
             if self.group.routes is None or len(homes) > 1:
                 many = " and ".join(port.name for port in homes)
                 why = f"it may be on {many}" if len(homes) > 1 else "`routes: false`"
-                warnings.append(f"`answer: kernel` for {rule.prefix} needs a route of yours: {why}")
+                text = f"`answer: kernel` for {rule.prefix} needs a route of yours: {why}"
+                warnings.append(Notice("kernel-answers", text))
         if upstream:
             warnings += [
-                f"`always` for {rule.prefix} overlaps {prefix}, which is on-link on {upstream.name}: "
-                "addresses of hosts that live there are answered too until they are known"
+                Notice(
+                    "always-overlap",
+                    f"`always` for {rule.prefix} overlaps {prefix}, which is on-link on {upstream.name}: "
+                    "addresses of hosts that live there are answered too until they are known",
+                )
                 for rule in self.facts.always
                 for prefix in upstream.on_link
                 if _overlap(rule, prefix)
@@ -1111,26 +1120,33 @@ class _Binder:
             shared = [n for n in upstream.on_link if n.version in self.facts.versions]
             if self.group.routes is None and self.facts.by_address and shared:
                 warnings.append(
-                    f"`routes: false`, and {shared[0]} is on-link on {upstream.name}: the kernel sends there "
-                    "what is for hosts behind, unless routes of yours say otherwise"
+                    Notice(
+                        "routes-off",
+                        f"`routes: false`, and {shared[0]} is on-link on {upstream.name}: the kernel sends "
+                        "there what is for hosts behind, unless routes of yours say otherwise",
+                    )
                 )
         return tuple(warnings)
 
-    def _problems(self, active: str | None, bound: Bound) -> Iterator[str]:
+    def _problems(self, active: str | None, bound: Bound) -> Iterator[Notice]:
         name = self.group.name
         if self.group.upstream and not active:
-            yield self._no_upstream()
+            yield Notice("upstream", self._no_upstream(), group=name)
         elif self.facts.asks4 and bound.ports and not any(port.source4 for port in bound.ports):
             port = bound.ports[0].name
-            yield f"group {name}: no IPv4 address to ask from, so no host is found by ARP: give {port} one"
+            yield Notice(
+                "ipv4-address",
+                f"no IPv4 address to ask from, so no host is found by ARP: give {port} one",
+                group=name,
+            )
         for report in self.reports:
             # Of upstream candidates another one may do.
             if report.state == "refused" and report.name in self.group.downstream:
-                yield f"group {name}: {report.name} is refused: {report.reason}"
+                yield Notice("ports", f"{report.name} is refused: {report.reason}", group=name)
 
     def _no_upstream(self) -> str:
         states = ", ".join(f"{r.name}: {r.reason}" for r in self.reports if r.role is Role.UPSTREAM)
-        return f"group {self.group.name} has no usable upstream ({states})"
+        return f"no usable upstream ({states})"
 
 
 # -- sysctls -----------------------------------------------------------------------------------------------

@@ -30,9 +30,11 @@ class Correspondent:
 class Attached:
     """A port and what the engine keeps with it.  ``reaches`` are the ports whose hosts are answered for
     on this one; ``routers`` the addresses from which Router Advertisements came; ``late`` counts the answers
-    that waited for their target to be found."""
+    that waited for their target to be found; ``asked`` are the lengths of the allowed addresses that somebody
+    asked for here."""
 
     __slots__ = (
+        "asked",
         "bucket",
         "correspondents",
         "counts",
@@ -55,6 +57,7 @@ class Attached:
         self.bucket = Bucket(rate, now)
         self.counts = [0] * len(Verdict)
         self.late = 0
+        self.asked: set[int] = set()
         self.correspondents: dict[bytes, Correspondent] = {}
         self.reaches: frozenset[int] = frozenset()
         self.routers: dict[bytes, None] = {}

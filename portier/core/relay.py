@@ -40,6 +40,7 @@ from portier.core.loops import Echoes, Gate, Guard, Memory
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, LoopProtection, Network, Port, Role
 from portier.core.ndp import Message
 from portier.core.neighbors import RouteState, Shares
+from portier.core.notes import Noted
 from portier.core.outcome import AddRoute, Effect, MoveRoute, Outcome, RouteResult, Verdict
 from portier.core.rules import Prefixes, RuleTable
 from portier.core.timers import Timed, Timers
@@ -1303,6 +1304,10 @@ class RelayEngine:
     def standings(self, now: float) -> list[Standing]:
         """Which part each port takes."""
         return self._guard.standings(now)
+
+    def noted(self, _now: float) -> Noted:
+        """Note nothing: the hosts answer for themselves."""
+        return Noted()
 
     def routers(self, now: float) -> list[RouterInfo]:
         """The routers of the link, with the on-link prefixes that they told last."""

@@ -57,6 +57,7 @@ from portier.core.model import (
     Switch,
 )
 from portier.core.neighbors import Claim, Neighbor, NeighborTable, RouteState
+from portier.core.notes import Noted, Notes
 from portier.core.outcome import AddRoute, Effect, MoveRoute, Outcome, RouteResult, Verdict
 from portier.core.ports import Attached, names
 from portier.core.routers import Routers
@@ -92,6 +93,7 @@ _SOLICITATION: Final = b"\x87\0"
 
 # Verdicts with which an answer goes out; it is held back if the kernel refuses the route once more.
 _SAID: Final = frozenset({Verdict.ANSWERED, Verdict.ROUTE_FAILED})
+_REFUSALS: Final = frozenset({Verdict.NO_RULE, Verdict.DENIED, Verdict.WRONG_PORT, Verdict.ASKER_REFUSED})
 
 _tuple_new = tuple.__new__
 
@@ -256,6 +258,7 @@ class RouteEngine:
         self._found = Histogram(FOUND_BOUNDS)
         self._failed = 0
         self._announced = 0
+        self._notes = Notes()
 
     # -- configuration -----------------------------------------------------------------------------
 
@@ -279,6 +282,7 @@ class RouteEngine:
             if old is not None:
                 this.counts = old.counts
                 this.late = old.late
+                this.asked = old.asked
                 this.routers = old.routers
                 if not fresh:
                     this.bucket = old.bucket
@@ -506,14 +510,21 @@ class RouteEngine:
     def _solicitation(self, port: Attached, message: Heard, now: float) -> Verdict:
         source, target = message.source, message.target
         if source in self._own:
-            self._rebut(port, source, now)
-            return self._refuse_claim(port, source, message.ether_source, "the proxy's own address")
+            return self._impostor(port, source, message.ether_source, now)
         if message.link_layer and not link_local(source):
             genuine = message.link_layer == message.ether_source
             sighting = _Sighting(port, source, message.link_layer, genuine)
             if self._sighted(sighting, message.ether_source, now) is Verdict.CLAIM:
                 return Verdict.CLAIM
         decision = self._judge(port, target, source, now)
+        if decision.verdict in _REFUSALS:
+            if port.upstream:
+                self._notes.refuse(
+                    target, port.port.name, source, message.ether_source, decision.verdict, now
+                )
+            return decision.verdict
+        if decision.rule is not None:
+            port.asked.add(len(target))
         known = self._by_address.get(source)
         if known is not None and known.ifindex != port.ifindex:
             known = None
@@ -850,8 +861,7 @@ class RouteEngine:
         if link_local(target):
             return Verdict.NOT_HANDLED
         if target in self._own:
-            self._rebut(port, target, now)
-            return self._refuse_claim(port, target, message.ether_source, "the proxy's own address")
+            return self._impostor(port, target, message.ether_source, now)
         mac = message.link_layer or message.ether_source
         sighting = _Sighting(
             port,
@@ -960,7 +970,7 @@ class RouteEngine:
             if candidate is not None and elsewhere:
                 if _WORD[candidate.override] > _WORD[seen.override]:
                     return Verdict.HEARD  # another proxy's answer; the host itself has spoken
-                self._tell_claim(candidate, port)
+                self._tell_claim(candidate, seen, now)
             self._settle(pending, seen, now)
             return Verdict.HEARD
         same = candidate is not None and not elsewhere and candidate.mac == seen.mac
@@ -969,6 +979,9 @@ class RouteEngine:
             pending.proven = pending.proven or seen.solicited
             self._hasten(pending, now)
             return Verdict.HEARD
+        self._notes.contest(
+            address, (candidate.port.port.name, candidate.mac), (port.port.name, seen.mac), now
+        )
         self._event(
             EventKind.CONFLICT,
             port,
@@ -1111,7 +1124,7 @@ class RouteEngine:
             # itself comes before a proxy that answers for it.
             if port.upstream:
                 home = self._ports[entry.ifindex]
-                self._tell_claim(_Sighting(home, entry.address, entry.mac), port)
+                self._tell_claim(_Sighting(home, entry.address, entry.mac), seen, now)
             self._move(entry, port, seen.mac, now)
             self._refresh(entry, seen, now)
             return Verdict.HEARD
@@ -1142,6 +1155,7 @@ class RouteEngine:
             home = self._ports[entry.ifindex]
             if home is not port:
                 self._rebut(port, entry.address, now)
+            self._notes.contest(entry.address, (home.port.name, entry.mac), (port.port.name, claim.mac), now)
             self._event(
                 EventKind.CONFLICT,
                 port,
@@ -1187,8 +1201,17 @@ class RouteEngine:
         )
         return Verdict.CLAIM
 
-    def _tell_claim(self, claimant: _Sighting, owner: Attached) -> None:
-        self._refuse_claim(claimant.port, claimant.address, claimant.mac, f"another's, on {owner.port.name}")
+    def _tell_claim(self, claimant: _Sighting, owner: _Sighting, now: float) -> None:
+        home, place = owner.port.port.name, claimant.port.port.name
+        self._notes.contest(claimant.address, (home, owner.mac), (place, claimant.mac), now)
+        self._refuse_claim(claimant.port, claimant.address, claimant.mac, f"another's, on {home}")
+
+    def _impostor(self, port: Attached, address: bytes, mac: bytes, now: float) -> Verdict:
+        """Somebody says that he has an address of the proxy's."""
+        self._rebut(port, address, now)
+        homes = [self._ports[index].port.name for index in sorted(self._own[address])]
+        self._notes.contest(address, (homes[0], None), (port.port.name, mac), now)
+        return self._refuse_claim(port, address, mac, "the proxy's own address")
 
     # -- announcements ---------------------------------------------------------------------------------
 
@@ -1677,6 +1700,13 @@ class RouteEngine:
             routes=self._routes.count(),
             announcements=self._announced,
         )
+
+    def noted(self, now: float) -> Noted:
+        """What may tell why nothing happens."""
+        ports = list(self._ports.values())
+        versions = {16: 6, 4: 4}
+        asked = {this.port.name: tuple(versions[size] for size in sorted(this.asked)) for this in ports}
+        return self._notes.noted(asked, now)
 
     def routers(self, now: float) -> list[RouterInfo]:
         """The routers whose advertisements are relayed."""

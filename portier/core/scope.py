@@ -28,6 +28,7 @@ from portier.core.model import (
     Group,
     KernelRoute,
     Link,
+    Notice,
     PolicyRule,
     Role,
     Scope,
@@ -178,15 +179,19 @@ def rules_of(bound: Bound, tables: Tables, versions: Collection[int], priority: 
 
 def warnings(
     bound: Bound, tables: Tables | None, versions: Collection[int], snapshot: Snapshot, priority: int
-) -> Iterator[str]:
+) -> Iterator[Notice]:
     """What keeps tables from having their effect."""
     if tables and (inside := [port.name for port in bound.ports if port.table != tables.own]):
-        yield f"`scope: group` leaves what is inside a VRF to the VRF's own table: {', '.join(inside)}"
+        yield Notice(
+            "group-tables",
+            f"`scope: group` leaves what is inside a VRF to the VRF's own table: {', '.join(inside)}",
+        )
     if tables and priority + _OWN >= _MAIN_RULE:
-        yield (
+        yield Notice(
+            "group-tables",
             f"the rule for the local table is at priority {snapshot.local_rule}, so that those of "
             "`scope: group` come behind the main table's and have no effect: move it to below "
-            f"{_MAIN_RULE - _OWN - 1}"
+            f"{_MAIN_RULE - _OWN - 1}",
         )
     if bound.group.routes is None:
         return
@@ -194,7 +199,8 @@ def warnings(
     for table in sorted({port.table for port in bound.ports if port.role is Role.DOWNSTREAM} - led):
         for version in sorted(versions, reverse=True):
             if (version, table) not in snapshot.lookups:
-                yield (
-                    f"no policy rule and no VRF leads to table {table}, so host routes there have no effect: "
-                    f"ip -{version} rule add lookup {table}"
+                yield Notice(
+                    "routing-table",
+                    f"no policy rule and no VRF leads to table {table}, so host routes there have no effect",
+                    f"ip -{version} rule add lookup {table}",
                 )

@@ -12,7 +12,8 @@ from typing import Any
 
 from portier.core.engine import RouterInfo, Standing, link_local
 from portier.core.mld import NOTHING_JOINED
-from portier.core.model import Group, Live
+from portier.core.model import Group, Live, Notice
+from portier.core.notes import Noted
 from portier.core.plan import GroupReport, PortReport
 from portier.runtime.supervisor import GroupStatus
 
@@ -60,29 +61,33 @@ def multicast_facts(group: Group, worker: GroupStatus | None) -> dict[str, Any]:
     return {"use": group.multicast.value, **joined._asdict(), "drawn": drawn}
 
 
-def missed(router: RouterInfo, of: GroupReport) -> Iterator[str]:
+def missed(router: RouterInfo, of: GroupReport) -> Iterator[Notice]:
     """What a router promises, and hosts behind do not get where its advertisements are relayed."""
     who = f"the router {ipaddress.ip_address(router.address)} on {router.port}"
     if router.managed or router.other:
         flag, what = ("M", "address") if router.managed else ("O", "settings")
-        yield (
+        yield Notice(
+            "dhcpv6",
             f"{who} promises DHCPv6 (flag {flag}), which is not relayed in mode route: hosts behind get no "
-            f"{what} by it; use mode: relay, or a DHCPv6 relay or server on the downstreams"
+            f"{what} by it; use mode: relay, or a DHCPv6 relay or server on the downstreams",
         )
     allowed = [rule.prefix for rule in of.group.rules if rule.allow and isinstance(rule.prefix, IPv6Network)]
     if any(rule.prefix is Live.UPSTREAM for rule in of.group.rules):
         allowed += [live.prefix for live in of.live if isinstance(live.prefix, IPv6Network)]
     for network in sorted(router.on_link):
         if not any(network.overlaps(prefix) for prefix in allowed):
-            yield (
+            yield Notice(
+                "router-prefix",
                 f"{who} tells hosts that {network} is theirs to use, but no rule allows it: their addresses "
-                "in it are not answered for; add `upstream` to the prefixes"
+                "in it are not answered for; add `upstream` to the prefixes",
             )
     for server in router.name_servers:
         if link_local(server):
-            yield (
+            yield Notice(
+                "router-dns",
                 f"{who} tells hosts to ask {ipaddress.ip_address(server)} for names, a link-local address, "
-                "which hosts behind do not reach in mode route; have it name a global one, or use mode: relay"
+                "which hosts behind do not reach in mode route; have it name a global one, "
+                "or use mode: relay",
             )
 
 
@@ -96,6 +101,47 @@ def router_facts(router: RouterInfo) -> dict[str, Any]:
         "managed": router.managed,
         "other": router.other,
         "on_link": sorted(map(str, router.on_link)),
+    }
+
+
+def noted_facts(noted: Noted) -> dict[str, Any]:
+    """What may tell why nothing happens: who asked for what in vain, and who disputes whose address."""
+    return {
+        "asked": {port: list(versions) for port, versions in noted.asked.items()},
+        "refused": [
+            {
+                "target": str(ipaddress.ip_address(refused.target)),
+                "port": refused.port,
+                "asker": str(ipaddress.ip_address(refused.asker)),
+                "mac": refused.mac.hex(":"),
+                "verdict": refused.verdict.label,
+                "again": refused.again,
+                "age": refused.age,
+            }
+            for refused in noted.refused
+        ],
+        "contested": [
+            {
+                "address": str(ipaddress.ip_address(contested.address)),
+                "port": contested.port,
+                "mac": contested.mac.hex(":") if contested.mac else None,
+                "rival_port": contested.rival_port,
+                "rival_mac": contested.rival_mac.hex(":"),
+                "age": contested.age,
+            }
+            for contested in noted.contested
+        ],
+    }
+
+
+def notice_facts(severity: str, group: str, notice: Notice) -> dict[str, str]:
+    """A notice for programs; ``group`` is the one it is about, or ""."""
+    return {
+        "severity": severity,
+        "check": notice.check,
+        "group": notice.group or group,
+        "finding": notice.finding,
+        "remedy": notice.remedy,
     }
 
 

@@ -654,8 +654,8 @@ class Reconciler:
         self._memory = look.memory
         old, self.report = self.report, look.report
         self._tell_ports(old, look.report)
-        for text in set(look.report.foreign).difference(old.foreign):
-            self._event(EventKind.ROUTE, text)
+        for notice in set(look.report.foreign).difference(old.foreign):
+            self._event(EventKind.ROUTE, notice)
         for text in look.report.left:
             self._event(EventKind.SYSCTL, text)
 

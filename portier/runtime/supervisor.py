@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from portier.core.engine import Explanation, NeighborInfo, RouterInfo, Standing
 from portier.core.histogram import Tally
 from portier.core.model import Bound, HostRoute
+from portier.core.notes import NOTHING_NOTED, Noted
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 from portier.runtime.worker import Engine, Wires
@@ -90,6 +91,7 @@ class GroupStatus:
     pending: int = 0
     standings: tuple[Standing, ...] = ()
     routers: tuple[RouterInfo, ...] = ()
+    noted: Noted = NOTHING_NOTED
 
 
 class _Group:
@@ -339,6 +341,7 @@ class Supervisor:
             pending=engine.pending_size(),
             standings=tuple(engine.standings(self._clock())),
             routers=tuple(engine.routers(self._clock())),
+            noted=engine.noted(self._clock()),
         )
 
 

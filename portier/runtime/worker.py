@@ -32,6 +32,7 @@ from portier.core.engine import Explanation, KernelOracle, KnownHost, NeighborIn
 from portier.core.histogram import SERVED_BOUNDS, Histogram, Tally
 from portier.core.mld import NOTHING_JOINED, Joined, RouterBeacon
 from portier.core.model import Bound, Event, EventKind, HostRoute, Port
+from portier.core.notes import Noted
 from portier.core.outcome import (
     AddRoute,
     DrawAll,
@@ -154,6 +155,9 @@ class Engine(Protocol):
 
     def routers(self, now: float, /) -> list[RouterInfo]:
         """List the routers whose Router Advertisements are relayed."""
+
+    def noted(self, now: float, /) -> Noted:
+        """Say what may tell why nothing happens."""
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Count frames by port and verdict."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from portier.core.model import Notice
 from portier.errors import KernelError
 
 _ROOT: Final = Path("/proc/sys")
@@ -41,7 +42,7 @@ def write(path: str, value: str) -> None:
         raise _failure(f"set sysctl {path} to {value}", error) from error
 
 
-def too_few_neighbors(wanted: int, versions: Iterable[int]) -> Iterator[str]:
+def too_few_neighbors(wanted: int, versions: Iterable[int]) -> Iterator[Notice]:
     """In words, of which versions of IP the kernel keeps fewer neighbors than are `wanted`.  In most network
     namespaces it does not tell."""
     for version in sorted(versions, reverse=True):
@@ -51,9 +52,11 @@ def too_few_neighbors(wanted: int, versions: Iterable[int]) -> Iterator[str]:
         except (KernelError, ValueError):
             continue
         if wanted > most:
-            yield (
+            yield Notice(
+                "kernel-neighbors",
                 f"limits.neighbors is {wanted}, but this kernel keeps at most {most} IPv{version} neighbors, "
-                f"for all namespaces together: sysctl -w {limit.replace('/', '.')}={2 * wanted}"
+                "for all namespaces together",
+                f"sysctl -w {limit.replace('/', '.')}={2 * wanted}",
             )
 
 

@@ -25,6 +25,7 @@ from portier.core.engine import (
 from portier.core.histogram import FOUND_BOUNDS, Histogram, Tally
 from portier.core.mld import Joined
 from portier.core.model import Bound, Event, EventKind, Group, HostRoute, Port, Role
+from portier.core.notes import Noted
 from portier.core.outcome import (
     AddRoute,
     Join,
@@ -319,6 +320,9 @@ class FakeEngine:
 
     def routers(self, now: float) -> list[RouterInfo]:
         return [info._replace(lifetime=info.lifetime - now) for info in self.heard]
+
+    def noted(self, _now: float) -> Noted:
+        return Noted()
 
     def counters(self) -> dict[str, dict[str, int]]:
         return {name: dict(counts) for name, counts in list(self.counts.items())}
