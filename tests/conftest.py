@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Name the markers, so that --strict-markers accepts them."""
     config.addinivalue_line("markers", "alone: no other test runs at the same time")
     config.addinivalue_line("markers", "slow: left out unless asked for by -m slow")
+    config.addinivalue_line("markers", "booted: on a Debian of its own; left out without -m booted")
 
 
 @contextlib.contextmanager

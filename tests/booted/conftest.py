@@ -1,0 +1,63 @@
+"""Fixtures of the tests on installed and booted Debian systems.
+
+They take the longest, and are left out unless asked for: ``pytest -m booted tests/booted -n 0``.  With
+``PORTIER_ROOTS`` a directory, installed releases are kept there and used again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.booted.machine import Releases, Root, execute, require
+from tests.netns.conftest import keeper, lab, pytest_runtest_makereport, shared_lab
+from tests.netns.lab import ROOT, UnavailableError
+
+__all__ = ["keeper", "lab", "pytest_runtest_makereport", "shared_lab"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this directory."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.booted)
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
+    """Debian releases, installed once a session; the tests are skipped where none can be booted."""
+    try:
+        require()
+    except UnavailableError as error:
+        pytest.skip(f"no machines here: {error}")
+    kept = os.environ.get("PORTIER_ROOTS")
+    directory = Path(kept) if kept else tmp_path_factory.mktemp("roots")
+    return Releases(directory)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Portier's Debian package, made from this tree."""
+    command = [str(ROOT / "packaging" / "deb" / "build"), str(tmp_path_factory.mktemp("package"))]
+    return Path(execute(command, check=True, timeout=300).stdout.strip())
+
+
+def _release(request: pytest.FixtureRequest) -> str:
+    return str(getattr(request, "param", "bookworm"))
+
+
+@pytest.fixture
+def clean_root(releases: Releases, request: pytest.FixtureRequest) -> Iterator[Root]:
+    """A clean Debian 12 without Python; ``indirect`` parameters name another release."""
+    with Root(releases.clean(_release(request))) as root:
+        yield root
+
+
+@pytest.fixture
+def root(releases: Releases, request: pytest.FixtureRequest) -> Iterator[Root]:
+    """A Debian 12 with what Portier depends on; ``indirect`` parameters name another release."""
+    with Root(releases.furnished(_release(request))) as root:
+        yield root
