@@ -181,7 +181,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="judge the whole as if CANDIDATE were in FILE's place",
     )
     for name in ("check", "plan", "status", "neighbors", "watch", "explain", "doctor"):
-        made[name].add_argument("--json", action="store_true", help="for programs")
+        made[name].add_argument("--json", action="store_true", help="JSON, for programs")
     made["status"].add_argument("--strict", action="store_true", help="waiting ports count as degraded")
     made["explain"].add_argument("address", metavar="ADDR", help="the address that somebody asks for")
     made["explain"].add_argument("--on", metavar="PORT", help="the interface on which it is asked for")

@@ -1,0 +1,193 @@
+"""Makes portier(8) and portier.yaml(5): generate.py OUTDIR.
+
+The pages are ``*.in`` beside this file, in man(7), with lines like ``@commands@`` in the places of what is
+said elsewhere already: commands and options by argparse, keys by the JSON Schema.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from portier import __version__  # noqa: E402  (from this tree, whatever is installed)
+from portier.cli import COMMANDS, make_parser  # noqa: E402
+from portier.cli.manual import MANUAL  # noqa: E402
+
+SCHEMA = ROOT / "schema" / "portier.schema.json"
+WIDTH = 64  # of a text before anything in it is escaped or made bold; mandoc asks for 80 at most after it
+
+
+def escape(text: str) -> str:
+    """Text as roff: nothing in it is a request or an escape, and a minus can be copied as one."""
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("~", "\\(ti").replace("^", "\\(ha")
+    return re.sub("^([.'])", r"\\&\1", text, flags=re.MULTILINE)
+
+
+def paragraph(text: str) -> str:
+    """A text of help or schema; what stands in `backticks` is bold."""
+    lines = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return re.sub(r"`([^`]+)`", r"\\fB\1\\fR", escape("\n".join(lines)))
+
+
+def tagged(tag: str, *body: str) -> str:
+    """An entry of a list."""
+    return "\n".join([".TP", tag, *body])
+
+
+# -- the command line ------------------------------------------------------------------------------------
+
+
+def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [action for action in parser._actions if action.option_strings and action.dest != "help"]  # noqa: SLF001
+
+
+def _arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    return [action for action in parser._actions if not action.option_strings]  # noqa: SLF001
+
+
+def _value(action: argparse.Action) -> str:
+    """What stands for an argument's value: a name, or the choices."""
+    if action.choices is not None and not action.metavar:
+        return "|".join(rf"\fB{escape(str(choice))}\fR" for choice in action.choices)
+    if action.nargs == 0:
+        return ""
+    return rf"\fI{escape(str(action.metavar or action.dest.upper()))}\fR"
+
+
+def _spelled(action: argparse.Action) -> str:
+    """An option as a tag: every spelling, then its value."""
+    names = ", ".join(rf"\fB{escape(name)}\fR" for name in action.option_strings)
+    return f"{names} {_value(action)}".rstrip()
+
+
+def _brief(action: argparse.Action) -> str:
+    """An argument as it stands in a synopsis."""
+    if not action.option_strings:
+        return f"[{_value(action)}]" if action.nargs == "?" else _value(action)
+    words = f"{escape(action.option_strings[-1])} {_value(action)}".rstrip()
+    return rf"[\fB{words.split(' ', 1)[0]}\fR{words[len(words.split(' ', 1)[0]) :]}]"
+
+
+def _help(action: argparse.Action) -> str:
+    text = f"{action.help or ''}."
+    return paragraph(f"{text[0].upper()}{text[1:]}")
+
+
+def options() -> str:
+    """The options that every command has."""
+    return "\n".join(tagged(_spelled(action), _help(action)) for action in _options(make_parser()))
+
+
+def commands() -> str:
+    """Every command, with the arguments of its own and its exit codes."""
+    whole = make_parser()
+    common = {action.dest for action in _options(whole)}
+    (choice,) = (action for action in _arguments(whole) if action.dest == "command")
+    parts = []
+    for name, parser in dict(choice.choices or {}).items():
+        own = [action for action in _options(parser) if action.dest not in common]
+        arguments = _arguments(parser)
+        tag = " ".join([rf"\fB{name}\fR", *map(_brief, own), *map(_brief, arguments)])
+        meaning = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}. {MANUAL[name].text}"
+        parts.append(tagged(tag, paragraph(meaning)))
+        if own or arguments:
+            entries = [
+                tagged(_spelled(action) if action in own else _value(action), _help(action))
+                for action in [*arguments, *own]
+            ]
+            parts += [".RS", *entries, ".RE"]
+        exits = ", ".join(f"{code} {what}" for code, what in MANUAL[name].exits.items())
+        parts += [".IP", paragraph(f"Exit status: {exits}.")]
+    return "\n".join(parts)
+
+
+# -- the configuration -----------------------------------------------------------------------------------
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """What a key's value is, with its range."""
+    if "title" in schema:
+        return rf"\fI{escape(schema['title'])}\fR"
+    values = schema.get(
+        "enum",
+        [True, False] if schema.get("type") == "boolean" else [schema["const"]] if "const" in schema else [],
+    )
+    if values:
+        words = [str(value).lower() for value in values]
+        if {"on", "off"} & set(words):  # true and false are other ways to write these
+            words = [word for word in words if word not in {"true", "false"}]
+        return " | ".join(rf"\fB{escape(word)}\fR" for word in words)
+    if schema["type"] == "integer":
+        return rf"\fIa whole number from {schema['minimum']} to {schema['maximum']}\fR"
+    return {"object": r"\fIa mapping\fR", "array": r"\fIa list\fR"}[schema["type"]]
+
+
+def _described(schema: dict[str, Any]) -> str:
+    """A description; the values that it explains (``off: ...`` at the start of a sentence) are bold."""
+    text = paragraph(schema["description"])
+    values = {escape(str(value).lower()) for value in [*schema.get("enum", ()), True, False]}
+    word = "|".join(map(re.escape, values))
+    return re.sub(
+        rf"((?:^|[.;]\s+)(?:Default )?)((?:{word})(?:, (?:{word}))*)(?=[:;])", r"\1\\fB\2\\fR", text
+    )
+
+
+def _entries(schema: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, part in schema["properties"].items():
+        yield tagged(rf"\fB{escape(prefix + key)}\fR: {_kind(part)}", _described(part))
+        if "properties" in part and not prefix and key not in {"defaults", "groups"}:
+            yield from _entries(part, f"{key}.")
+
+
+def _resolved(part: Any, whole: dict[str, Any]) -> Any:
+    """The schema with every reference replaced by what it means."""
+    if isinstance(part, list):
+        return [_resolved(item, whole) for item in part]
+    if not isinstance(part, dict):
+        return part
+    meant = _resolved(whole["$defs"][part["$ref"].rpartition("/")[2]], whole) if "$ref" in part else {}
+    return meant | {key: _resolved(value, whole) for key, value in part.items() if key != "$ref"}
+
+
+def keys(which: str) -> str:
+    """The keys of the file (``top``), or of a definition in the schema (``group``, ``rule``)."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    return "\n".join(_entries(_resolved(schema if which == "top" else schema["$defs"][which], schema)))
+
+
+# -- the pages -------------------------------------------------------------------------------------------
+
+
+def page(template: str) -> str:
+    """A page with everything in its place."""
+    day = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or SCHEMA.stat().st_mtime))
+    words = {"date": time.strftime("%Y-%m-%d", day), "version": __version__}
+    parts = {"options": options, "commands": commands} | {
+        f"keys {which}": lambda which=which: keys(which) for which in ("top", "group", "rule")
+    }
+    text = re.sub(r"@(\w+)@", lambda found: words[found[1]] if found[1] in words else found[0], template)
+    return re.sub(r"^@([\w ]+)@$", lambda found: parts[found[1]](), text, flags=re.MULTILINE)
+
+
+def main() -> None:
+    """Write the pages."""
+    (directory,) = map(Path, sys.argv[1:])
+    directory.mkdir(parents=True, exist_ok=True)
+    for template in sorted(HERE.glob("*.in")):
+        (directory / template.stem).write_text(page(template.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
