@@ -27,6 +27,10 @@ class KernelOracle(Protocol):
         """The interface by which the best route for `address` leaves, the default route not counted; 0
         where there is none."""
 
+    def host_route(self, address: bytes, table: int) -> int:
+        """The interface by which the best route for `address` leaves, where that is a route to it alone, by a
+        gateway; else 0."""
+
     def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
         """The one of `ports` on which the kernel's neighbor table holds `address` in a valid state, or 0."""
 

@@ -615,6 +615,11 @@ class RouteEngine:
                 return _Decision(Verdict.SAME_PORT, rule=rule)
             say("answer always: answered at once, whether the host is there or not")
             return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, rule=rule))
+        behind = self._ports.get(self._kernel.host_route(target, port.port.table))
+        if behind and behind.ifindex in port.reaches and (rule.ports is None or behind.ifindex in rule.ports):
+            # As a routing daemon sets it for a host that another proxy has learned.
+            say("the kernel has a host route for it, to a gateway by {}: answered", behind.port.name)
+            return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, rule=rule))
         asked = self._askable(port, target, rule)
         if not asked:
             if rule.ports is not None and not rule.ports - {port.ifindex}:

@@ -233,6 +233,14 @@ class _Oracle:
             log.debug("no word on a route: %s", error)
             return 0
 
+    def host_route(self, address: bytes, table: int) -> int:
+        """The interface by which a host route to a gateway leaves, or 0."""
+        try:
+            return self._kernel.host_route(address, table)
+        except (PortierError, OSError) as error:
+            log.debug("no word on a host route: %s", error)
+            return 0
+
     def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
         """The port on which the kernel has talked to an address, or 0."""
         try:

@@ -636,13 +636,25 @@ class Kernel:
         """
         if table != MAIN:
             return self._table(_family(address), table).look_up(address)
+        best = self._best(address)
+        return best.ifindex if best and best.prefix_length else 0
+
+    def host_route(self, address: bytes, table: int = MAIN) -> int:
+        """The interface by which the best route leaves, where that is a host route to a gateway, else 0:
+        how a routing daemon says that the host is another router's.  Asked for as `route` does."""
+        if table != MAIN:
+            return self._table(_family(address), table).look_up_host(address)
+        best = self._best(address)
+        return best.ifindex if best and best.gateway and best.prefix_length == 8 * len(address) else 0
+
+    def _best(self, address: bytes) -> KernelRoute | None:
+        """The best unicast route by the main table and the policy rules; of several nexthops the first."""
         answer = self._look_up(address)
         if isinstance(answer, int):
             if answer in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.ENOENT):
-                return 0  # no route, or one of type unreachable, prohibit or blackhole
+                return None  # no route, or one of type unreachable, prohibit or blackhole
             raise self._refusal(f"look up {ip_address(address)}", answer)
-        routes = _route(answer[nl.LENGTH :])
-        return routes[0].ifindex if routes and routes[0].prefix_length else 0
+        return next(iter(_route(answer[nl.LENGTH :])), None)
 
     def neighbor(self, address: bytes, ports: Iterable[int] = ()) -> int:
         """The interface on which the kernel's neighbor table holds an address in a valid state, else 0;
@@ -723,22 +735,30 @@ class _Table:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         by_length: dict[int, dict[int, int]] = {}
+        self._hosts: dict[bytes, int] = {}  # whose best route leads to a gateway
         for chunk in chunks:
             for message in nl.messages(chunk):
                 body = message[nl.LENGTH :]
                 length, kind = body[1], body[7]
                 if not length:
                     continue
+                gateway = None
                 if kind == nl.RTN_UNICAST:
                     routes = _route(body, link_local=True)
-                    found = routes[0].ifindex if routes else 0
+                    found, gateway = (routes[0].ifindex, routes[0].gateway) if routes else (0, None)
                 else:
                     found = 0  # unreachable, blackhole and the like: nothing longer matches
                 destination = nl.attributes(body, _ROUTE.size, len(body)).get(nl.RTA_DST, b"")
                 network = int.from_bytes(destination, "big") >> (8 * len(destination) - length)
                 # Of the same destination the dump has the lowest metric first.
                 by_length.setdefault(length, {}).setdefault(network, found)
+                if length == 8 * len(destination):
+                    self._hosts.setdefault(destination, found if gateway else 0)
         self._by_length = sorted(by_length.items(), reverse=True)
+
+    def look_up_host(self, address: bytes) -> int:
+        """The outgoing interface of a host route to a gateway, 0 if there is none."""
+        return self._hosts.get(address, 0)
 
     def look_up(self, address: bytes) -> int:
         """The outgoing interface, 0 if there is none."""

@@ -75,6 +75,11 @@ class Kernel:
         del address, table
         return 0
 
+    def host_route(self, address: bytes, table: int) -> int:
+        """No route."""
+        del address, table
+        return 0
+
     def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
         """No neighbor."""
         del address, ports

@@ -115,9 +115,11 @@ def port(ifindex: int, **changes: Any) -> Port:
 
 @dataclass
 class Kernel:
-    """What the engine may ask: routes and neighbors by address, and the host routes it was given."""
+    """What the engine may ask: routes (``gateways`` those to single hosts behind a gateway) and neighbors by
+    address, and the host routes it was given."""
 
     routes: dict[bytes, int] = field(default_factory=dict)
+    gateways: dict[bytes, int] = field(default_factory=dict)
     neighbors: dict[bytes, int] = field(default_factory=dict)
     host_routes: list[HostRoute] = field(default_factory=list)
     result: RouteResult = RouteResult.ADDED
@@ -125,6 +127,10 @@ class Kernel:
     def route(self, address: bytes, table: int) -> int:
         assert table == 254
         return self.routes.get(address, 0)
+
+    def host_route(self, address: bytes, table: int) -> int:
+        assert table == 254
+        return self.gateways.get(address, 0)
 
     def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
         found = self.neighbors.get(address, 0)

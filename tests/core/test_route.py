@@ -428,6 +428,50 @@ def test_routed_reaches_ports_that_have_no_link_layer_address() -> None:
     assert play.ns(U, ROUTER, "::5", 1) is ANSWERED
 
 
+def test_a_host_that_a_routing_daemon_leads_to_is_answered_for() -> None:
+    """By a host route to a gateway, which says where the host is: nobody is asked, nobody is learned."""
+    play = Playbook()
+    play.kernel.gateways = {ip("::5"): U}
+
+    assert play.ns(D, "fe80::6", "::5", 6) is ANSWERED
+    assert not play.of("NS")
+    assert ip("::5") not in {host.address for host in play.engine.neighbors(0)}
+    play.kernel.gateways.clear()
+    assert play.ns(D, "fe80::6", "::5", 6) is RESOLVING
+
+
+def test_a_routing_daemons_route_counts_at_once() -> None:
+    """Also within the time in which an address that nobody had is not asked for again."""
+    play = Playbook()
+    play.ns(D, "fe80::6", "::5", 6)
+    play.pass_time(3.1)
+    assert play.ns(D, "fe80::6", "::5", 6) is Verdict.NOBODY
+    play.kernel.gateways = {ip("::5"): U}
+
+    assert play.ns(D, "fe80::6", "::5", 6) is ANSWERED
+
+
+def test_a_route_that_leads_back_or_out_of_the_group_answers_nothing() -> None:
+    """Then the host is looked for as ever."""
+    play = Playbook()
+    play.kernel.gateways = {ip("::5"): U, ip("::6"): 99}
+
+    assert play.ns(U, ROUTER, "::5", 1) is RESOLVING
+    assert play.ns(U, ROUTER, "::6", 1) is RESOLVING
+
+
+def test_a_host_that_comes_is_believed_before_the_routing_daemon() -> None:
+    """It moved here from another proxy, whose route is still there: it gets its address, and a route."""
+    play = Playbook()
+    play.kernel.gateways = {ip("::5"): U}
+
+    assert play.dad(D, "::5", 5) is Verdict.RELAYED
+    play.pass_time(1.1)
+
+    assert not play.of("NA", D)
+    assert [(route.address, route.ifindex) for route in play.kernel.host_routes] == [(ip("::5"), D)]
+
+
 # -- life ------------------------------------------------------------------------------------------------
 
 

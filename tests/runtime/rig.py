@@ -186,6 +186,11 @@ class FakeKernel:
         found = [route for route in self.routes if (route.address, route.table) == (address, table)]
         return found[0].ifindex if found else 0
 
+    def host_route(self, address: bytes, table: int) -> int:
+        assert address
+        assert table
+        return 0  # no other router has hosts here
+
     def neighbor(self, address: bytes, ports: Iterable[int]) -> int:
         assert len(address) == 16
         assert all(ports)

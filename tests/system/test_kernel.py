@@ -521,6 +521,22 @@ def test_route_question_for_another_table(
     assert world.kernel.route(packed(GUEST), 100) == one
 
 
+@pytest.mark.parametrize("table", [254, 100])
+def test_host_route_question(world: RealWorld, table: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a route to the very address counts, by a gateway; that of the lowest metric decides."""
+    monkeypatch.setattr(kernel_module, "_TABLE_AGE", 0.0)
+    world.add_address("one", "2001:db8:7::1/64")
+    guest = packed(GUEST)
+    ip(f"-6 route add 2001:db8:7::/64 via fe80::2 dev one table {table} metric 1")
+    assert world.kernel.host_route(guest, table) == 0
+    ip(f"-6 route add {GUEST} via fe80::2 dev one table {table} proto bird metric 5000")
+    assert world.kernel.host_route(guest, table) == world.index("one")
+    ip(f"-6 route add {GUEST} dev two table {table} metric 4389")
+    assert world.kernel.host_route(guest, table) == 0
+    ip(f"-6 route add unreachable 2001:db8:8::1 table {table}")
+    assert world.kernel.host_route(packed("2001:db8:8::1"), table) == 0
+
+
 @pytest.mark.parametrize("asked", [True, False], ids=["ports", "all"])
 def test_neighbor_question(world: RealWorld, asked: bool) -> None:
     """The interface on which an address is in a valid state, the surer one first."""
