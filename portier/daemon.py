@@ -32,6 +32,7 @@ from typing import Any, Final
 from portier import config as configuration
 from portier.core.engine import KernelOracle, KnownHost
 from portier.core.engine import Service as PortService
+from portier.core.histogram import Tally
 from portier.core.loops import Memory
 from portier.core.model import Bound, Config, Event, EventKind, Mode, Notice
 from portier.core.notes import NOTHING_NOTED
@@ -421,7 +422,7 @@ class Daemon:
         if reconciler.report.entries:
             reconciler.look(_STATUS)  # no event tells of proxy entries that are gone
         settings, last, report = reconciler.settings, reconciler.last, reconciler.report
-        workers = self._supervisor.status()
+        workers, tallies = self._supervisor.status(), self._supervisor.tallies()
         problems = list(self._find_problems(workers))
         groups = [(of, workers.get(of.group.name)) for of in report.groups]
         warnings = {of.group.name: self._warnings(of, worker) for of, worker in groups}
@@ -443,7 +444,10 @@ class Daemon:
                 "differs": settings.differs,
                 "warnings": [*map(str, settings.warnings), *report.foreign],
             },
-            "groups": [self._group(of, worker, warnings[of.group.name]) for of, worker in groups],
+            "groups": [
+                self._group(of, worker, tallies.get(of.group.name), warnings[of.group.name])
+                for of, worker in groups
+            ],
             "reconcile": {
                 "rounds": reconciler.rounds,
                 "last_ms": last.seconds * 1000,
@@ -479,7 +483,9 @@ class Daemon:
         return warnings
 
     @staticmethod
-    def _group(of: GroupReport, worker: GroupStatus | None, warnings: list[Notice]) -> dict[str, Any]:
+    def _group(
+        of: GroupReport, worker: GroupStatus | None, tally: Tally | None, warnings: list[Notice]
+    ) -> dict[str, Any]:
         group = of.group
         routers = worker.routers if worker is not None else ()
         return {
@@ -488,11 +494,13 @@ class Daemon:
             "table": of.tables.own if of.tables else None,
             "uplink_table": (of.tables.uplink or None) if of.tables else None,
             "upstream": {"candidates": list(group.upstream), "active": of.active},
-            "ports": [port_facts(port, worker) for port in of.ports],
+            "ports": [port_facts(port, worker, tally) for port in of.ports],
             "routers": [router_facts(router) for router in routers],
             "live": [{"prefix": str(live.prefix), "grace_left": live.grace_left} for live in of.live],
             "rules": len(group.rules),
             "neighbors": worker.neighbors if worker else 0,
+            "states": dict(tally.states) if tally else {},
+            "unfound": tally.failed if tally else 0,
             "pending": worker.pending if worker else 0,
             "ipv4": "not relayed" if group.mode is Mode.RELAY else "" if of.ipv4 else "no rule",
             "worker": {
@@ -543,9 +551,9 @@ class Daemon:
         for error in self._reconciler.last.errors:
             yield Notice("steps", error)
 
-    def neighbors(self) -> list[dict[str, Any]]:
+    def neighbors(self) -> dict[str, Any]:
         """The hosts known, for `portier neighbors`."""
-        return [
+        known = [
             {
                 "address": str(ipaddress.ip_address(host.address)),
                 "group": name,
@@ -558,6 +566,7 @@ class Daemon:
             for name, hosts in self._supervisor.neighbors().items()
             for host in hosts
         ]
+        return {"version": 1, "neighbors": known}
 
     def watch(
         self, group: str = "", port: str = "", address: str = "", kind: str = "", packets: str = ""

@@ -38,10 +38,13 @@ COMMANDS = {
     "reload": "have the daemon read its configuration again, and wait for the outcome",
     "lift": "end the hold-down of a port (mode relay)",
     "cleanup": "remove from the kernel all that a dead daemon left there",
-    "schema": "print the JSON Schema of the configuration",
+    "schema": "print the JSON Schema of the configuration, or of what a command prints with --json",
     "import": "turn the configuration of ndppd, npd6 or pndpd into Portier's, on standard output",
     "demo": "show it work, in a lab of namespaces that touches nothing",
 }
+
+
+SCHEMAS = ("config", "status", "neighbors", "explain", "plan", "watch", "doctor")  # config, or of --json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -196,6 +199,13 @@ def make_parser() -> argparse.ArgumentParser:
     watch.add_argument("--packets", action="store_true", help="each solicitation too, with its verdict")
     watch.add_argument(
         "--write", type=Path, metavar="FILE", help="write the solicitations to FILE, a pcap; means --packets"
+    )
+    made["schema"].add_argument(
+        "of",
+        nargs="?",
+        choices=SCHEMAS,
+        default=SCHEMAS[0],
+        help="of the configuration (the default), or of what that command prints with --json",
     )
     made["lift"].add_argument("port", metavar="PORT", help="the interface, as `portier status` names it")
     made["import"].add_argument("peer", choices=("ndppd", "npd6", "pndpd"), help="whose configuration it is")

@@ -76,7 +76,9 @@ MANUAL = {
         {0: "nothing is left", 1: "something could not be removed"},
     ),
     "schema": Entry(
-        "Editors and templating tools understand it (JSON Schema, draft 2020-12).",
+        "Editors and templating tools understand it (JSON Schema, draft 2020-12). What a command prints with "
+        "--json has a version, 1; within that, keys and values of enumerations may be added, and none is "
+        "removed, renamed or changed in its type or meaning.",
         {0: "done"},
     ),
     "import": Entry(

@@ -16,9 +16,10 @@ _COLUMNS = ("address", "group", "port", "link-layer", "state", "age", "route")
 
 def run(options: argparse.Namespace) -> int:
     """Print the hosts, by group, port and address."""
-    hosts = ControlClient(options.runtime_dir).get("/v1/neighbors")
+    answer = ControlClient(options.runtime_dir).get("/v1/neighbors")
+    hosts = answer["neighbors"]
     if options.json:
-        json.dump(hosts, sys.stdout, indent=2)
+        json.dump(answer, sys.stdout, indent=2)
         print()
     elif hosts:
         print("\n".join(render(hosts, text.width())))

@@ -54,8 +54,9 @@ def render(status: dict[str, Any], columns: int, waiting: list[str]) -> Iterator
     for group in status["groups"]:
         yield ""
         yield from _group(group, columns)
+    events = [f"{event['kind']}: {event['text']}" for event in status["events"][-_EVENTS_SHOWN:]]
     yield from _section("still to do", status["reconcile"]["pending_steps"], columns)
-    yield from _section("last events", status["events"][-_EVENTS_SHOWN:], columns)
+    yield from _section("last events", events, columns)
     yield from _section("warnings about the configuration", status["config"]["warnings"], columns)
 
 

@@ -167,7 +167,7 @@ class Memory:
 class PortReport(NamedTuple):
     """An interface that the group names or matches.  ``state`` is active, standby (a usable candidate
     that is not needed), waiting (for the world to change), refused or conflict; ``reason`` says why
-    it is not active."""
+    it is not active.  ``source`` and ``source4`` are the addresses (packed) that it speaks from."""
 
     name: str
     role: Role
@@ -176,6 +176,7 @@ class PortReport(NamedTuple):
     ifindex: int = 0
     mac: bytes | None = None
     source: bytes | None = None
+    source4: bytes | None = None
 
 
 class LivePrefix(NamedTuple):
@@ -1010,13 +1011,14 @@ class _Binder:
             return report._replace(state="waiting", reason="no carrier")
         usable = self.links.usable(link)
         source, source4 = _source(usable), _source4(usable) if self.facts.ipv4 else None
-        # A downstream port without an IPv4 address speaks from the upstream's.
-        lent = role is Role.DOWNSTREAM and self.facts.ipv4 and any(port.source4 for port in self.ports[:1])
+        if source4 is None and role is Role.DOWNSTREAM and self.facts.ipv4:
+            # Without an IPv4 address of its own it speaks from the upstream's.
+            source4 = next((port.source4 for port in self.ports if port.role is Role.UPSTREAM), None)
         if source is None and self.group.mode is Mode.RELAY:
             return report._replace(reason=_SPEECHLESS)
-        if source is None and source4 is None and not lent:
+        if source is None and source4 is None:
             return report._replace(state="waiting", reason="no usable address")
-        return report._replace(source=source or source4)
+        return report._replace(source=source, source4=source4)
 
     def _unfit(self, link: Link) -> str:
         """What keeps a link from being relayed to, whatever happens in the world; "" if nothing does."""

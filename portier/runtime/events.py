@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from portier.core.model import Event, EventKind
 
@@ -29,6 +30,13 @@ _LEVELS: Final = {
 }
 
 log = logging.getLogger("portier.event")
+
+
+def event_facts(when: float, event: Event) -> dict[str, Any]:
+    """An event for programs; ``when`` is seconds since 1970."""
+    about = {"group": event.group, "port": event.port, "address": event.address}
+    said = {"time": when, "kind": event.kind.value, "text": event.text}
+    return said | {name: value for name, value in about.items() if value}
 
 
 class _Minute:
@@ -53,14 +61,14 @@ class EventLog:
         self._wake = wake
         self._lock = threading.Lock()
         self._minutes: dict[EventKind, _Minute] = {}
-        self._recent: deque[str] = deque(maxlen=_KEPT)
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_KEPT)
         self._counts = dict.fromkeys(EventKind, 0)
 
     def emit(self, event: Event) -> None:
         """Log an event, or count it."""
         now = self._clock()
         with self._lock:
-            self._recent.append(f"{event.kind}: {event.text}")
+            self._recent.append(event_facts(time.time(), event))
             self._counts[event.kind] += 1
             minute = self._minutes.get(event.kind)
             if minute is None or now - minute.began >= _MINUTE:
@@ -77,7 +85,7 @@ class EventLog:
                 return
         self._wake()
 
-    def recent(self) -> list[str]:
+    def recent(self) -> list[dict[str, Any]]:
         """The last events, oldest first."""
         with self._lock:
             return list(self._recent)

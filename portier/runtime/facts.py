@@ -11,15 +11,17 @@ from ipaddress import IPv6Network
 from typing import Any
 
 from portier.core.engine import RouterInfo, Standing, link_local
+from portier.core.histogram import Tally
 from portier.core.mld import NOTHING_JOINED
 from portier.core.model import Group, Live, Notice
 from portier.core.notes import Noted
+from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport, PortReport
 from portier.runtime.supervisor import GroupStatus
 
 
-def port_facts(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:
-    """A port of a group; the worker, where one runs, knows what part it takes."""
+def port_facts(port: PortReport, worker: GroupStatus | None, tally: Tally | None) -> dict[str, Any]:
+    """A port of a group; the worker, where one runs, knows what part it takes, and what came of it."""
     state, reason = port.state, port.reason
     if worker is not None and (fault := worker.wires.faults.get(port.name)) is not None:
         state, reason = "waiting", fault
@@ -31,10 +33,24 @@ def port_facts(port: PortReport, worker: GroupStatus | None) -> dict[str, Any]:
         "reason": reason,
         "index": port.ifindex,
         "mac": port.mac.hex(":") if port.mac else None,
-        "source": str(ipaddress.ip_address(port.source)) if port.source else None,
+        "source": _text(port.source),
+        "source4": _text(port.source4),
         "drops": worker.wires.drops.get(port.name, 0) if worker else 0,
+        "answers": answers(port.name, worker, tally),
         "relay": relay_facts(standing) if standing else None,
     }
+
+
+def answers(port: str, worker: GroupStatus | None, tally: Tally | None) -> int:
+    """How many answers went out by a port: at once, in defence of an address, and as soon as the target was
+    found."""
+    counts = worker.counters.get(port, {}) if worker else {}
+    late = tally.late.get(port, 0) if tally else 0
+    return sum(counts.get(verdict.label, 0) for verdict in (Verdict.ANSWERED, Verdict.DEFENDED)) + late
+
+
+def _text(address: bytes | None) -> str | None:
+    return str(ipaddress.ip_address(address)) if address else None
 
 
 def standing_of(port: PortReport, worker: GroupStatus | None) -> Standing | None:
@@ -48,7 +64,7 @@ def relay_facts(standing: Standing) -> dict[str, Any]:
     return {
         "service": standing.service.value,
         "reason": standing.reason,
-        "offender": str(ipaddress.ip_address(standing.offender)) if standing.offender else None,
+        "offender": _text(standing.offender),
         "mac": standing.mac.hex(":") if standing.mac else None,
         "left": standing.left if standing.left < math.inf else None,
     }

@@ -23,6 +23,7 @@ from portier.core.asked import asked, solicits
 from portier.core.model import Event
 from portier.core.outcome import Verdict
 from portier.errors import Refused
+from portier.runtime.events import event_facts
 
 PACKET: Final = "packet"  # the kind of a solicitation, beside those of events
 
@@ -244,9 +245,7 @@ def _entries(items: Iterable[tuple[float, Event | _Packet | _Gap]], what: str) -
             case _Packet():
                 yield _seen(when, item)
             case Event():
-                entry = {"time": when, "kind": item.kind.value, "text": item.text}
-                about = {"group": item.group, "port": item.port, "address": item.address}
-                yield entry | {name: value for name, value in about.items() if value}
+                yield event_facts(when, item)
 
 
 def _seen(when: float, packet: _Packet) -> dict[str, Any]:
@@ -293,7 +292,7 @@ def _hand_on(entries: list[dict[str, Any]], watchers: Iterable[Watcher]) -> None
 
 
 def _encode(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry).encode() + b"\n"
+    return json.dumps({"version": 1, **entry}).encode() + b"\n"
 
 
 def _without_frame(entry: Mapping[str, Any]) -> bytes:

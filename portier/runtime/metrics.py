@@ -21,14 +21,12 @@ from prometheus_client.metrics_core import (
 
 from portier.core.engine import Service
 from portier.core.histogram import Histogram, Tally
-from portier.core.outcome import Verdict
 from portier.core.plan import GroupReport
+from portier.runtime.facts import answers
 from portier.runtime.reconcile import Round, Settings
 from portier.runtime.supervisor import GroupStatus
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
-
-_ANSWERS: Final = (Verdict.ANSWERED.label, Verdict.DEFENDED.label)
 
 
 class Figures(NamedTuple):
@@ -219,13 +217,9 @@ def _ports(figures: Figures) -> Iterator[Metric]:
         "Answers sent: at once, in defence of an address, and as soon as the target was found.",
         port,
         [
-            (
-                [name, this],
-                sum(counts.get(label, 0) for label in _ANSWERS)
-                + (figures.tallies[name].late.get(this, 0) if name in figures.tallies else 0),
-            )
+            ([name, this], answers(this, worker, figures.tallies.get(name)))
             for name, worker in workers.items()
-            for this, counts in worker.counters.items()
+            for this in worker.counters
         ],
     )
     yield _counter(

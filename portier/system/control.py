@@ -360,8 +360,12 @@ class _Request(BaseHTTPRequestHandler):
 
 
 def _encode(answer: object) -> bytes:
-    """``answer`` as JSON.  A list goes item by item: the encoder keeps the interpreter to itself while it
-    works, and 100,000 neighbors at once would take it from the packet threads for half a second."""
+    """``answer`` as JSON.  A list, also one in an object, goes item by item: the encoder keeps the
+    interpreter to itself while it works, and 100,000 neighbors at once would take it from the packet threads
+    for half a second."""
+    if isinstance(answer, dict) and answer:
+        members = (json.dumps(name).encode() + b": " + _encode(value) for name, value in answer.items())
+        return b"{" + b", ".join(member.rstrip() for member in members) + b"}\n"
     if isinstance(answer, list):
         return b"[" + b",\n".join(json.dumps(item).encode() for item in answer) + b"]\n"
     return json.dumps(answer).encode() + b"\n"

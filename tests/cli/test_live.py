@@ -76,7 +76,8 @@ def test_neighbors(scene: Scene) -> None:
     (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith(f"{guest(1)} ")]
     assert row[1:4] == ["lan", "tap1", scene.guests[1].mac("eth0")]
     assert row[-1] == "yes"
-    hosts = {host["address"]: host for host in json.loads(scene.portier.cli("neighbors", "--json").stdout)}
+    told = json.loads(scene.portier.cli("neighbors", "--json").stdout)
+    hosts = {host["address"]: host for host in told["neighbors"]}
     assert hosts[guest(1)]["port"] == "tap1"
 
 

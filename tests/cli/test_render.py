@@ -80,7 +80,7 @@ HEALTHY: dict[str, Any] = {
     ],
     "reconcile": {"rounds": 8, "last_ms": 3.2, "pending_steps": [], "errors": []},
     "sysctls": [],
-    "events": ["learned 2001:db8:7::5 on tap-3"],
+    "events": [{"time": 1_800_000_000.0, "kind": "learned", "text": "2001:db8:7::5 on tap-3"}],
 }
 
 
@@ -109,7 +109,7 @@ def test_a_healthy_status_says_so_first() -> None:
         "multicast: 36 groups joined",
         "2001:db8:7::/64, 2001:db8:6::/64 (gone, 7 min 10 s of grace left)",
         "eth0: 120 answered, 7 no-rule",
-        "learned 2001:db8:7::5 on tap-3",
+        "learned: 2001:db8:7::5 on tap-3",
     ):
         assert said in whole
 

@@ -802,12 +802,11 @@ class Portier:
     def neighbors(self) -> dict[str, dict[str, Any]]:
         """The hosts known, by address."""
         answer = self.request("GET", "/v1/neighbors")
-        entries = answer["neighbors"] if isinstance(answer, dict) else answer
-        return {entry["address"]: entry for entry in entries}
+        return {entry["address"]: entry for entry in answer["neighbors"]}
 
     def events(self) -> list[str]:
         """The last events, as sentences."""
-        return [str(event) for event in self.status()["events"]]
+        return [f"{event['kind']}: {event['text']}" for event in self.status()["events"]]
 
     def wait_event(self, *words: str, timeout: float = 5.0) -> str:
         """Wait for an event whose text has all of these words."""

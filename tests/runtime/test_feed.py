@@ -59,6 +59,7 @@ def test_events_are_told_in_order() -> None:
         told = entries(watcher, lambda told: len(told) >= 100)
         assert [entry["text"] for entry in told] == [f"no. {number}" for number in range(100)]
         assert told[0] | {"time": 0} == {
+            "version": 1,
             "time": 0,
             "kind": "learned",
             "text": "no. 0",
