@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from portier import config as configuration
 from portier.cli import exits, text
@@ -19,22 +19,26 @@ from portier.core import plan
 from portier.core.doctor import CHECKS
 from portier.core.doctor.facts import Daemon, Facts, Setup, Unknown
 from portier.core.doctor.finding import Diagnosis, Finding, Severity, examine
+from portier.core.firewall import Ruleset
 from portier.core.model import Config, Snapshot
 from portier.errors import ConfigError, PortierError, Refused
+from portier.system import firewall
 from portier.system.control import ControlClient
 from portier.system.kernel import Kernel
 from portier.system.record import Record
 
+_MARKS: Final = {Severity.PROBLEM: "!", Severity.WARNING: "?", Severity.NOTE: "-"}
+
 
 def run(options: argparse.Namespace) -> int:
-    """Print the findings; 0 none, 3 some."""
+    """Print the findings; 0 none but notes, 3 some."""
     diagnosis = examine(gather(options), CHECKS)
     if options.json:
         json.dump(_plain(diagnosis), sys.stdout, indent=2)
         print()
     else:
         print("\n".join(render(diagnosis, text.width())))
-    return exits.DEGRADED if diagnosis.findings else exits.OK
+    return exits.OK if diagnosis.healthy else exits.DEGRADED
 
 
 def gather(options: argparse.Namespace) -> Facts:
@@ -52,6 +56,7 @@ def gather(options: argparse.Namespace) -> Facts:
         config=config,
         snapshot=snapshot,
         setup=_setup(config, snapshot),
+        ruleset=_ruleset(),
     )
 
 
@@ -96,6 +101,13 @@ def _setup(config: Config | Unknown, snapshot: Snapshot | Unknown) -> Setup | Un
     return Setup(report.groups, state.workers)
 
 
+def _ruleset() -> Ruleset | Unknown:
+    try:
+        return firewall.read()
+    except firewall.UnreadableError as error:
+        return Unknown(str(error))
+
+
 def render(diagnosis: Diagnosis, columns: int) -> Iterator[str]:
     """What was found, problems first; then what could not be looked at, and how much is in order."""
     for finding in diagnosis.findings:
@@ -110,7 +122,7 @@ def render(diagnosis: Diagnosis, columns: int) -> Iterator[str]:
 
 
 def _finding(finding: Finding, columns: int) -> Iterator[str]:
-    mark = "!" if finding.severity is Severity.PROBLEM else "?"
+    mark = _MARKS[finding.severity]
     yield from text.wrap(f"{mark} {finding.subject}: {finding.finding} [{finding.check}]", columns)
     if finding.evidence:
         yield from text.wrap(f"seen: {finding.evidence}", columns, indent=4)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from portier.core.doctor import process
+from portier.core.doctor import filters, process
 from portier.core.doctor.finding import Check
 
-CHECKS: Final[tuple[Check, ...]] = (*process.CHECKS,)
+CHECKS: Final[tuple[Check, ...]] = (*process.CHECKS, *filters.CHECKS)

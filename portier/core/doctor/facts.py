@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
+from portier.core.firewall import Ruleset
 from portier.core.model import Bound, Config, Snapshot
 from portier.core.plan import GroupReport
 
@@ -65,7 +66,7 @@ class Facts:
 
     ``daemon`` is None where none runs.  ``config`` is the configuration on disk, ``problems`` what is wrong
     with it.  ``snapshot`` is the kernel as it is, with all routes; ``sysctls`` are values by path below
-    /proc/sys, of those that no snapshot shows.
+    /proc/sys, of those that no snapshot shows.  ``ruleset`` are the packet filters.
     """
 
     config_file: str = ""
@@ -75,6 +76,7 @@ class Facts:
     snapshot: Snapshot | Unknown = _NOT_SOUGHT
     setup: Setup | Unknown = _NOT_SOUGHT
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    ruleset: Ruleset | Unknown = _NOT_SOUGHT
 
 
 def running(facts: Facts) -> Daemon:

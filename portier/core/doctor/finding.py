@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from portier.core.doctor.facts import CannotTellError, Facts
 
 
 class Severity(enum.StrEnum):
-    """How bad a finding is: hosts are not reached because of it, or may not be."""
+    """How bad a finding is: hosts are not reached because of it, or may not be; a note is no fault, and only
+    worth knowing where something does not work."""
 
     PROBLEM = "problem"
     WARNING = "warning"
+    NOTE = "note"
+
+
+_ORDER: Final = tuple(Severity)
 
 
 class Finding(NamedTuple):
@@ -39,6 +44,11 @@ def warning(subject: str, finding: str, evidence: str = "", remedy: str = "") ->
     return Finding("", Severity.WARNING, subject, finding, evidence, remedy)
 
 
+def note(subject: str, finding: str, evidence: str = "", remedy: str = "") -> Finding:
+    """What may be meant so; `examine` adds the name of the check."""
+    return Finding("", Severity.NOTE, subject, finding, evidence, remedy)
+
+
 class Check(NamedTuple):
     """One cause of silence.  ``name`` never changes; ``looks_for`` says what is as it should be where nothing
     is found; ``find`` gives a finding for each place where it is not, and raises `CannotTellError` (by
@@ -57,12 +67,17 @@ class Unmade(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What all checks came to.  Findings are problems first; ``passed`` are the names of the checks that were
-    made and found nothing."""
+    """What all checks came to.  Findings are problems first, notes last; ``passed`` are the names of the
+    checks that were made and found nothing that is wrong."""
 
     findings: tuple[Finding, ...]
     passed: tuple[str, ...]
     unmade: tuple[Unmade, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing was found but notes."""
+        return all(finding.severity is Severity.NOTE for finding in self.findings)
 
 
 def examine(facts: Facts, checks: Iterable[Check]) -> Diagnosis:
@@ -79,7 +94,7 @@ def examine(facts: Facts, checks: Iterable[Check]) -> Diagnosis:
             cannot = Unmade(check.name, missing.why)
         if cannot:
             unmade.append(cannot)
-        elif len(findings) == before:
+        elif all(finding.severity is Severity.NOTE for finding in findings[before:]):
             passed.append(check.name)
-    findings.sort(key=lambda finding: finding.severity is not Severity.PROBLEM)
+    findings.sort(key=lambda finding: _ORDER.index(finding.severity))
     return Diagnosis(tuple(dict.fromkeys(findings)), tuple(passed), tuple(unmade))
