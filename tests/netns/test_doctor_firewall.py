@@ -4,6 +4,7 @@ the real tools, and says nothing about a firewall as people have it."""
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,11 @@ import pytest
 
 from tests.netns.lab import Lab
 from tests.netns.scenes import NET, Scene, config, vps
+
+MISSING = [
+    tool for tool in ("nft", "ip6tables", "ip6tables-legacy", "arptables") if shutil.which(tool) is None
+]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 USUAL = """
 table inet filter {
