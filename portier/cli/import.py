@@ -15,6 +15,8 @@ from portier.cli import exits
 from portier.config import peers
 from portier.errors import ConfigError, Problem
 
+_MOST = 1 << 20  # bytes: more than ten thousand rules
+
 
 def run(options: argparse.Namespace) -> int:
     """Read, convert, print."""
@@ -30,9 +32,14 @@ def run(options: argparse.Namespace) -> int:
 def _text(file: str, name: str) -> str:
     """What the file holds; a byte that is not UTF-8 can only be part of a comment, or is found there."""
     try:
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        with sys.stdin.buffer if file == "-" else Path(file).open("rb") as opened:
+            content = opened.read(_MOST + 1)
     except PermissionError:
         raise
     except OSError as error:
         raise ConfigError([Problem(name, 0, 0, "", f"cannot be read: {error.strerror}")]) from None
+    if b"\0" in content:
+        raise ConfigError([Problem(name, 0, 0, "", "not a text file")])
+    if len(content) > _MOST:
+        raise ConfigError([Problem(name, 0, 0, "", "larger than 1 MiB: no proxy's configuration")])
     return content.decode("utf-8-sig", "replace")

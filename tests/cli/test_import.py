@@ -32,6 +32,19 @@ def test_what_cannot_be_read_is_78(portier: Portier, tmp_path: Path, peer: str) 
         assert done.stderr.startswith(f"{file}: ")
 
 
+@pytest.mark.parametrize("peer", ["ndppd", "npd6", "pndpd"])
+def test_what_is_no_configuration_is_told_in_a_line(portier: Portier, tmp_path: Path, peer: str) -> None:
+    """A program, UTF-16, a device that never ends, and far too much text: one line each, exit 78."""
+    utf16, huge = tmp_path / "utf16.conf", tmp_path / "huge.conf"
+    utf16.write_bytes("proxy eth0 { }".encode("utf-16"))
+    huge.write_text("rule\n" * 1_000_000, encoding="ascii")
+    for file in (Path("/bin/ls"), utf16, Path("/dev/zero"), huge):
+        done = portier("import", peer, str(file))
+        assert (done.returncode, done.stdout) == (78, "")
+        assert done.stderr.startswith(f"{file}: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_an_error_has_its_line(portier: Portier) -> None:
     """An expression that is no mask is refused with its line."""
     case = GOLDEN / "npd6" / "refused-expression.conf"

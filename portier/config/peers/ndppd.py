@@ -346,7 +346,10 @@ class _Reader:
         """How the rule answers; False where it does not."""
         given = [key for key in ("iface", "auto", "static") if key in options]
         for key in given[1:]:
-            said = f"{given[0]} and {key} in one rule: ndppd goes by {given[0]}"
+            said = (
+                f"{given[0]} and {key} in one rule: ndppd 0.2.5 does not start with it; older ones go by "
+                f"{given[0]}, and so does the import"
+            )
             wish.notes.append(Note(options[key].line, said))
         method = given[0] if given else ""
         if method == "iface":
@@ -359,9 +362,9 @@ class _Reader:
             wish.answer = "always"
         if not method:
             said = (
-                f"{entry} says nothing of how, and ndppd takes it for `static`: every address is "
-                "answered for, whether a host has it or not. To ask first, remove `answer: always`, and name "
-                "the interface behind as `downstream`"
+                f"{entry} says nothing of how: ndppd 0.2.5 does not start with it, and older ones take it "
+                "for `static`: every address is answered for, whether a host has it or not. To ask first, "
+                "remove `answer: always`, and name the interface behind as `downstream`"
             )
             wish.notes.append(Note(entry.line, said))
         return True
@@ -370,7 +373,10 @@ class _Reader:
         if option.value == wish.outer:
             said = f"{option}: those are the hosts on {wish.outer} itself, which answer themselves; left out"
         elif not option.value:
-            said = "`iface` without an interface: ndppd leaves the rule out, and so does the import"
+            said = (
+                "`iface` without an interface: ndppd 0.2.5 does not start with it; older ones leave the rule "
+                "out, and so does the import"
+            )
         elif not is_interface(option.value):
             said = (
                 f"{option}: no interface has such a name, so that ndppd takes the rule for `static` and "

@@ -33,6 +33,10 @@ _KEYS = (
     *("prefix", "interface", "listtype", "addrlist", "exprlist", "listlogging", "collectTargets"),
     *("linkOption", "ignoreLocal", "routerNA", "maxHops", "pollErrorLimit", "ralogging"),
 )
+_COMMENTED = {  # what comes of a comment behind a value
+    "prefix": ", and of a prefix answers for every address",
+    "interface": ", and does not start, for no interface is called so",
+}
 _BOOLEAN = {"linkOption": ("true", "false"), "ignoreLocal": ("true", "false"), "routerNA": ("true", "false")}
 _BOOLEAN |= {"listlogging": ("on", "off"), "ralogging": ("on", "off")}
 _NO_EQUIVALENT = {
@@ -103,7 +107,7 @@ class _Reader:
                 continue
             kept, comment, _ = value.partition("//")
             if comment:
-                made = ", and of a prefix answers for every address" if key == "prefix" else ""
+                made = _COMMENTED.get(key, "")
                 self._note(number, f"npd6 knows no comment behind a value: it reads it into the value{made}")
             if not kept:
                 self._note(number, f"npd6 ignores {key}: it has no value")
