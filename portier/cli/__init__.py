@@ -180,8 +180,11 @@ def make_parser() -> argparse.ArgumentParser:
     made["check"].add_argument(
         "--replace",
         type=_replacement,
+        action="append",
+        default=[],
         metavar="FILE=CANDIDATE",
-        help="judge the whole as if CANDIDATE were in FILE's place",
+        help="judge the whole as if CANDIDATE were in FILE's place; may be given several times, and an empty "
+        "candidate is as good as no drop-in",
     )
     for name in ("check", "plan", "status", "neighbors", "watch", "explain", "doctor"):
         made[name].add_argument("--json", action="store_true", help="JSON, for programs")

@@ -79,7 +79,7 @@ _ANNOUNCE = {
 def run(options: argparse.Namespace) -> int:
     """Load the file, print the verdict on it."""
     try:
-        loaded = config.load(options.config, replace=options.replace)
+        loaded = config.load(options.config, replace=dict(options.replace))
     except ConfigError as error:
         if options.json:
             errors = [problem._asdict() for problem in error.problems]

@@ -10,6 +10,7 @@ holds them, nor its interpreter lock while they work.
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Mapping
 from pathlib import Path
 
 from portier.config import files, wire
@@ -19,10 +20,10 @@ __all__ = ["Loaded", "digest", "load", "load_in_child", "schema"]
 Loaded = wire.Loaded
 
 
-def load(path: Path, *, replace: tuple[Path, Path] | None = None) -> Loaded:
+def load(path: Path, *, replace: Mapping[Path, Path] | None = None) -> Loaded:
     """Read, check and type the configuration whose main file is ``path``, in this process.
 
-    ``replace`` is (file, candidate): the whole is judged as if the candidate were in the file's place.
+    ``replace`` is files to candidates: the whole is judged as if each candidate were in its file's place.
     Raises ConfigError with every problem there is.
     """
     from portier.config import loading  # noqa: PLC0415  (brings the parser and jsonschema, 20 MB and 0.2 s)
@@ -30,9 +31,9 @@ def load(path: Path, *, replace: tuple[Path, Path] | None = None) -> Loaded:
     return loading.load(path, replace)
 
 
-def load_in_child(path: Path, replace: tuple[Path, Path] | None = None) -> Loaded:
+def load_in_child(path: Path) -> Loaded:
     """The same, done in a short-lived child process: other threads of this one go on undisturbed."""
-    return wire.load_in_child(path, replace)
+    return wire.load_in_child(path)
 
 
 def digest(path: Path) -> str:

@@ -1,7 +1,7 @@
 """The short-lived process that reads a configuration for a daemon: `python -m portier.config.child`.
 
-Its arguments are the main file and, for a trial, FILE CANDIDATE; its standard output is what `wire.encode`
-makes of the outcome.  It steps back behind the daemon's packet threads, and it decides nothing.
+Its argument is the main file; its standard output is what `wire.encode` makes of the outcome.  It steps
+back behind the daemon's packet threads, and it decides nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from portier.errors import ConfigError
 def main(arguments: list[str]) -> int:
     """Load, and write the outcome to standard output."""
     os.nice(5)
-    path, *replace = map(Path, arguments)
+    (path,) = arguments
     outcome: Loaded | ConfigError
     try:
-        outcome = load(path, replace=(replace[0], replace[1]) if replace else None)
+        outcome = load(Path(path))
     except ConfigError as error:
         outcome = error
     sys.stdout.buffer.write(wire.encode(outcome))

@@ -75,11 +75,11 @@ def _ignored(name: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in _IGNORED)
 
 
-def find(main: Path, replace: tuple[Path, Path] | None = None) -> Files:
-    """Read all files.  ``replace`` is (file, candidate): the candidate's content is taken for the file's,
+def find(main: Path, replace: Mapping[Path, Path] | None = None) -> Files:
+    """Read all files.  ``replace`` is files to candidates: a candidate's content is taken for its file's,
     which need not exist; places still bear the file's name."""
     files = Files()
-    content = {_absolute(replace[0]): replace[1]} if replace else {}
+    content = {_absolute(file): candidate for file, candidate in (replace or {}).items()}
     main = _main(main, content, files)
     paths = [main, *_drop_ins(drop_in_directory(main), content, files)]
     left = MAX_BYTES

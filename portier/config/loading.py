@@ -6,6 +6,7 @@ only at the end is it raised, so that a user sees all of them at once.
 
 from __future__ import annotations
 
+import collections.abc
 from pathlib import Path
 
 from portier.config import build, files, shape, tomltext, yamltext
@@ -14,7 +15,7 @@ from portier.config.wire import Loaded
 from portier.errors import ConfigError, Problem
 
 
-def load(path: Path, replace: tuple[Path, Path] | None) -> Loaded:
+def load(path: Path, replace: collections.abc.Mapping[Path, Path] | None) -> Loaded:
     """See `portier.config.load`."""
     found = files.find(path, replace)
     problems = found.problems

@@ -40,12 +40,11 @@ class Loaded:
     digest: str
 
 
-def load_in_child(path: Path, replace: tuple[Path, Path] | None = None) -> Loaded:
+def load_in_child(path: Path) -> Loaded:
     """Run `portier.config.child` and take over what it loaded; raises the ConfigError that it met.  For
     a child that dies, or takes two minutes, it raises Refused: that is not the configuration's fault."""
-    arguments = [str(name) for name in (path, *(replace or ()))]
     # -P keeps the working directory, which may be anybody's, from being searched for modules.
-    command = [sys.executable, "-P", "-m", "portier.config.child", *arguments]
+    command = [sys.executable, "-P", "-m", "portier.config.child", str(path)]
     modules = [entry for entry in sys.path if entry] + [str(Path(__file__).parents[2])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(modules)}
     try:

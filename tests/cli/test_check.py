@@ -108,6 +108,20 @@ def test_replace_judges_a_candidate(portier: Portier, tmp_path: Path) -> None:
     assert portier("check", "-c", str(file), "--replace", f"{file}={candidate}").returncode == 0
 
 
+def test_replace_judges_several_candidates_together(portier: Portier, tmp_path: Path) -> None:
+    """A group that moves from the file into a drop-in is defined twice on the way, and once at the end."""
+    file = written(tmp_path, "version: 1\ngroups: {red: {upstream: eth0}}\n")
+    drop_in = file.with_suffix(".d") / "red.yaml"
+    bare, red = tmp_path / "bare", tmp_path / "red"
+    bare.write_text("version: 1\n", encoding="utf-8")
+    red.write_text("groups: {red: {upstream: eth0}}\n", encoding="utf-8")
+    done = portier("check", "-c", str(file), "--replace", f"{drop_in}={red}")
+    assert done.returncode == 78
+    assert f"the group is defined in {file}:2 already" in done.stderr
+    both = ("--replace", f"{drop_in}={red}", "--replace", f"{file}={bare}")
+    assert portier("check", "-c", str(file), *both).returncode == 0
+
+
 def test_json_of_a_good_file(portier: Portier, tmp_path: Path) -> None:
     """--json gives the whole resolved configuration, addresses as text and enumerations as words."""
     file = written(

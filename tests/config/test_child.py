@@ -49,15 +49,13 @@ def test_same_as_in_process(path: Path) -> None:
     assert load_in_child(path) == load(path)
 
 
-def test_warnings_files_and_candidates(tmp_path: Path) -> None:
-    """Warnings, files and fingerprint cross over, and a candidate may stand in."""
-    main, candidate = tmp_path / "portier.yaml", tmp_path / "candidate"
+def test_warnings_and_files(tmp_path: Path) -> None:
+    """Warnings, files and fingerprint cross over."""
+    main = tmp_path / "portier.yaml"
     main.write_text("version: 1\ngroups: {a: {}}")
-    candidate.write_text("version: 1\ngroups: {b: {}}")
     loaded = load_in_child(main)
     assert loaded == load(main)
     assert loaded.warnings
-    assert [group.name for group in load_in_child(main, (main, candidate)).config.groups] == ["b"]
 
 
 def test_same_problems(tmp_path: Path) -> None:

@@ -208,19 +208,37 @@ def test_replace(tmp_path: Path) -> None:
     old.write_text("broken: [")
     candidate = tmp_path / "candidate"
     candidate.write_text(drop_in("x"))
-    assert names(load(main, replace=(old, candidate))) == ["main", "x"]
+    assert names(load(main, replace={old: candidate})) == ["main", "x"]
     new = tmp_path / "portier.d" / "new.yaml"
     old.unlink()
-    assert names(load(main, replace=(new, candidate))) == ["main", "x"]
+    assert names(load(main, replace={new: candidate})) == ["main", "x"]
     candidate.write_text("groups: {main: {}}")
     with pytest.raises(ConfigError, match=rf"{new}:1:10: groups.main: the group is defined in {main}:3"):
-        load(main, replace=(new, candidate))
+        load(main, replace={new: candidate})
     candidate.write_text("version: 1")
-    assert names(load(main, replace=(main, candidate))) == []
+    assert names(load(main, replace={main: candidate})) == []
     with pytest.raises(ConfigError, match="is no part of the configuration"):
-        load(main, replace=(tmp_path / "other.yaml", candidate))
+        load(main, replace={tmp_path / "other.yaml": candidate})
     with pytest.raises(ConfigError, match=f"{main}: no such file as {tmp_path}/gone"):
-        load(main, replace=(main, tmp_path / "gone"))
+        load(main, replace={main: tmp_path / "gone"})
+
+
+def test_replace_several(tmp_path: Path) -> None:
+    """A group may move from one file to another: what neither candidate may be alone, both may be together,
+    and an empty one is as good as no drop-in."""
+    main, drop_ins = tmp_path / "portier.yaml", tmp_path / "portier.d"
+    one, two = drop_ins / "one.yaml", drop_ins / "two.yaml"
+    drop_ins.mkdir()
+    main.write_text(MAIN)
+    one.write_text(drop_in("x"))
+    bare, moved, empty = (tmp_path / name for name in ("bare", "moved", "empty"))
+    bare.write_text("version: 1")
+    moved.write_text(drop_in("main"))
+    empty.touch()
+    with pytest.raises(ConfigError, match="the group is defined in"):
+        load(main, replace={two: moved})
+    assert names(load(main, replace={main: bare, two: moved})) == ["x", "main"]
+    assert names(load(main, replace={main: bare, one: empty, two: moved})) == ["main"]
 
 
 def test_replace_by_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +246,7 @@ def test_replace_by_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     Path("portier.yaml").write_text("x")
     Path("candidate").write_text(MAIN)
-    assert names(load(tmp_path / "portier.yaml", replace=(Path("portier.yaml"), Path("candidate")))) == [
+    assert names(load(tmp_path / "portier.yaml", replace={Path("portier.yaml"): Path("candidate")})) == [
         "main"
     ]
 
