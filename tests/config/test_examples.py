@@ -107,6 +107,18 @@ def test_rendered_by_ansible(text: str, render: object, tmp_path: Path) -> None:
     assert load(rendered).config == load(written).config
 
 
+def test_variables_of_the_ansible_role_s_example(tmp_path: Path) -> None:
+    """What the example playbook sets makes a configuration."""
+    playbook = EXAMPLES.parent / "packaging" / "ansible" / "example.yml"
+    (play,) = yaml.safe_load(playbook.read_text())
+    variables = play["roles"][0]["vars"]
+    (tmp_path / "portier.yaml").write_text(nice_yaml(variables["portier_config"]))
+    (tmp_path / "portier.d").mkdir()
+    for name, content in variables["portier_dropins"].items():
+        (tmp_path / "portier.d" / f"{name}.yaml").write_text(nice_yaml(content))
+    assert len(loaded(tmp_path / "portier.yaml").groups) == 2
+
+
 def test_design_sample_is_understood(tmp_path: Path) -> None:
     """Everything that the format will have is accepted in shape; what does not work yet says so."""
     path = tmp_path / "portier.yaml"
