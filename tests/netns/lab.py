@@ -647,7 +647,10 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Portier:
-    """The daemon under test, as a subprocess on one host."""
+    """The daemon under test, as a subprocess on one host.  ``within`` is a program that becomes the daemon by
+    exec, as container engines do."""
+
+    within: Sequence[str] = ()
 
     def __init__(self, lab: Lab, host: Host, directory: Path, config: str, crashing: str = "") -> None:
         directory.mkdir(parents=True)
@@ -671,7 +674,9 @@ class Portier:
             program = ["-c", f"{self._crashing}\nimport sys, portier.cli\nsys.exit(portier.cli.main())"]
         with self.log.open("a") as log:
             self._process = self.host.popen(
-                [sys.executable, *program, "run", *self._where()], stdout=log, stderr=subprocess.STDOUT
+                [*self.within, sys.executable, *program, "run", *self._where()],
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self._wants_clean_exit = True
         if wait:
