@@ -76,8 +76,8 @@ def _brief(action: argparse.Action) -> str:
     """An argument as it stands in a synopsis."""
     if not action.option_strings:
         return f"[{_value(action)}]" if action.nargs == "?" else _value(action)
-    words = f"{escape(action.option_strings[-1])} {_value(action)}".rstrip()
-    return rf"[\fB{words.split(' ', 1)[0]}\fR{words[len(words.split(' ', 1)[0]) :]}]"
+    name = rf"\fB{escape(action.option_strings[-1])}\fR"
+    return f"[{name} {_value(action)}]" if _value(action) else f"[{name}]"
 
 
 def _help(action: argparse.Action) -> str:
