@@ -9,23 +9,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any, Final, TypeVar
 
 from portier import config as configuration
 from portier.cli import exits, text
 from portier.core import plan
 from portier.core.doctor import CHECKS
-from portier.core.doctor.facts import Daemon, Facts, Setup, Unknown
+from portier.core.doctor.facts import Daemon, Facts, Host, Networkd, Setup, Told, Unknown
 from portier.core.doctor.finding import Diagnosis, Finding, Severity, examine
+from portier.core.doctor.machine import sysctl_paths
 from portier.core.firewall import Ruleset
-from portier.core.model import Config, Snapshot
+from portier.core.model import Config, Mode, Role, Snapshot
 from portier.errors import ConfigError, PortierError, Refused
-from portier.system import firewall
+from portier.system import firewall, inspect
 from portier.system.control import ControlClient
 from portier.system.kernel import Kernel
 from portier.system.record import Record
+from portier.system.sysctl import too_few_neighbors
+
+T = TypeVar("T")
+
+_HOSTS: Final = 1000  # whose routes are looked at
 
 _MARKS: Final = {Severity.PROBLEM: "!", Severity.WARNING: "?", Severity.NOTE: "-"}
 
@@ -43,36 +51,36 @@ def run(options: argparse.Namespace) -> int:
 
 def gather(options: argparse.Namespace) -> Facts:
     """Look at everything that the checks go by."""
-    daemon = _daemon(options)
-    file = options.config
-    if isinstance(daemon, Daemon) and options.named is None:
-        file = daemon.file
+    client = ControlClient(options.runtime_dir)
+    status = _status(client)
+    daemon = inspect.daemon(status) if isinstance(status, dict) else status
+    file = daemon.file if isinstance(daemon, Daemon) and options.named is None else options.config
     config, problems = _config(file)
     snapshot = _snapshot(options, config)
+    setup = _setup(config, snapshot)
     return Facts(
         config_file=str(file),
         problems=problems,
         daemon=daemon,
+        told=inspect.told(status) if isinstance(status, dict) else _would_tell(config, setup),
+        lacking=inspect.lacking(daemon.pid) if isinstance(daemon, Daemon) else Unknown("no daemon runs"),
+        hosts=_hosts(options, client, setup) if isinstance(daemon, Daemon) else Unknown("no daemon runs"),
+        barriers=_try(inspect.barriers),
+        networkd=_networkd(setup),
         config=config,
         snapshot=snapshot,
-        setup=_setup(config, snapshot),
+        setup=setup,
+        sysctls=inspect.sysctls(sysctl_paths(setup)) if isinstance(setup, Setup) else {},
         ruleset=_ruleset(),
     )
 
 
-def _daemon(options: argparse.Namespace) -> Daemon | Unknown | None:
+def _status(client: ControlClient) -> dict[str, Any] | Unknown | None:
     try:
-        status: dict[str, Any] = ControlClient(options.runtime_dir).get("/v1/status")
+        status: dict[str, Any] = client.get("/v1/status")
     except Refused as refused:
         return None if refused.exit_code == exits.NO_DAEMON else Unknown(str(refused))
-    config = status["config"]
-    return Daemon(
-        pid=status["pid"],
-        uptime=status["uptime"],
-        file=config["file"],
-        refused=tuple(config["error"] or ()),
-        differs=config["differs"],
-    )
+    return status
 
 
 def _config(file: Any) -> tuple[Config | Unknown, tuple[str, ...]]:
@@ -105,6 +113,66 @@ def _ruleset() -> Ruleset | Unknown:
     try:
         return firewall.read()
     except firewall.UnreadableError as error:
+        return Unknown(str(error))
+
+
+def _would_tell(config: Config | Unknown, setup: Setup | Unknown) -> tuple[Told, ...] | Unknown:
+    """What a daemon that began now would warn of."""
+    if isinstance(config, Unknown):
+        return config
+    if isinstance(setup, Unknown):
+        return setup
+    found = []
+    for of in setup.reports:
+        name = of.group.name
+        versions = {rule.version for rule in of.group.rules}
+        warnings = [*of.warnings, *too_few_neighbors(of.group.limits.neighbors, versions)]
+        found += [Told(each.check, True, name, each.finding, each.remedy) for each in of.problems]
+        found += [Told(each.check, False, name, each.finding, each.remedy) for each in warnings]
+    return tuple(found)
+
+
+def _hosts(
+    options: argparse.Namespace, client: ControlClient, setup: Setup | Unknown
+) -> tuple[Host, ...] | Unknown:
+    """The first of the hosts that the daemon knows behind, and where the kernel looks for them."""
+    if isinstance(setup, Unknown):
+        return setup
+    places = {
+        (name, port.name): port
+        for name, bound in setup.bounds.items()
+        if bound.group.mode is Mode.ROUTE
+        for port in bound.ports
+        if port.role is Role.DOWNSTREAM
+    }
+    names = {port.ifindex: port.name for bound in setup.bounds.values() for port in bound.ports}
+    hosts: list[Host] = []
+    try:
+        with Record(options.runtime_dir) as record, Kernel(record) as kernel:
+            for host in client.get("/v1/neighbors"):
+                port = places.get((host["group"], host["port"]))
+                if port is None or len(hosts) >= _HOSTS:
+                    continue
+                out = kernel.route(ip_address(host["address"]).packed, port.table)
+                way = names.get(out, f"#{out}") if out else ""
+                hosts.append(Host(host["address"], host["group"], host["port"], host["route"], way))
+    except (PortierError, OSError) as error:
+        return Unknown(str(error))
+    return tuple(hosts)
+
+
+def _networkd(setup: Setup | Unknown) -> Networkd | Unknown | None:
+    if isinstance(setup, Unknown):
+        return setup
+    if os.geteuid():
+        return Unknown("only root sees in which network namespace a process is")
+    return inspect.networkd(port.ifindex for bound in setup.bounds.values() for port in bound.ports)
+
+
+def _try(look: Callable[[], T]) -> T | Unknown:
+    try:
+        return look()
+    except PortierError as error:
         return Unknown(str(error))
 
 

@@ -900,6 +900,11 @@ def _link(body: bytes) -> Link:
     )
 
 
+def route_message(family: int, kind: int) -> bytes:
+    """What a dump of the routes of one type (RTN_*) asks with."""
+    return _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, kind, 0)
+
+
 def _switch(path: str) -> int:
     """A sysctl that is a number; 0 where the kernel does not have it."""
     return int(sysctl.read(path) or 0)

@@ -84,12 +84,16 @@ def place_holder() -> str:
     return f" (process {pid})" if pid else ""
 
 
+def missing_rights(process: int | str = "self") -> tuple[str, ...]:
+    """The capabilities that everything needs and a process does not have."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+    held = next((int(line[7:], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
+    return tuple(name for bit, name in _CAPABILITIES.items() if not held >> bit & 1)
+
+
 def require_rights() -> None:
     """Refuse to start without the capabilities that everything needs."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    held = next((int(line[7:], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
-    missing = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
-    if missing:
+    if missing := missing_rights():
         raise Refused(f"{' and '.join(missing)} missing: run as root", EXIT_NOT_PERMITTED)
 
 

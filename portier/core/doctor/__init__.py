@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from portier.core.doctor import filters, process
+from portier.core.doctor import filters, machine, ports, process, told, traffic, ways
 from portier.core.doctor.finding import Check
 
-CHECKS: Final[tuple[Check, ...]] = (*process.CHECKS, *filters.CHECKS)
+CHECKS: Final[tuple[Check, ...]] = (
+    *process.CHECKS,
+    *ports.CHECKS,
+    *machine.CHECKS,
+    *filters.CHECKS,
+    *ways.CHECKS,
+    *traffic.CHECKS,
+    *told.CHECKS,
+)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 from portier.core.firewall import Ruleset
-from portier.core.model import Bound, Config, Snapshot
+from portier.core.model import Bound, Config, Network, Snapshot
 from portier.core.plan import GroupReport
 
 T = TypeVar("T")
@@ -38,15 +38,62 @@ def known(fact: T | Unknown) -> T:
     return fact
 
 
+class Told(NamedTuple):
+    """What the daemon warns of anyway, or would: ``check`` is the check that passes it on."""
+
+    check: str
+    problem: bool
+    group: str
+    finding: str
+    remedy: str = ""
+
+
+class Refusal(NamedTuple):
+    """A target that somebody asked for on an upstream and the rules refuse; see `portier.core.notes.Refused`.
+    Addresses are as people write them."""
+
+    target: str
+    port: str
+    asker: str
+    mac: str
+    verdict: str
+    again: int
+
+
+class Dispute(NamedTuple):
+    """An address that two say they have; see `portier.core.notes.Contested`.  ``mac`` is "" where it is the
+    proxy itself that has it."""
+
+    address: str
+    port: str
+    mac: str
+    rival_port: str
+    rival_mac: str
+
+
+class Work(NamedTuple):
+    """What a group's worker has seen since it began.  ``counters`` are frames by port and verdict; ``asked``
+    the versions of IP, by port, in which somebody asked for an allowed address; ``drops`` frames lost by
+    port."""
+
+    counters: Mapping[str, Mapping[str, int]]
+    asked: Mapping[str, tuple[int, ...]]
+    refused: tuple[Refusal, ...]
+    contested: tuple[Dispute, ...]
+    drops: Mapping[str, int]
+
+
 class Daemon(NamedTuple):
-    """The running daemon, by its own account.  ``file`` is its configuration; ``refused`` are the problems
-    of the one on disk, and ``differs`` says that it is good and not applied."""
+    """The running daemon, by its own account.  ``uptime`` is in seconds; ``file`` its configuration;
+    ``refused`` are the problems of the one on disk, and ``differs`` says that it is good and not applied;
+    ``work`` is by group."""
 
     pid: int
     uptime: float
     file: str
-    refused: tuple[str, ...]
-    differs: bool
+    refused: tuple[str, ...] = ()
+    differs: bool = False
+    work: Mapping[str, Work] = {}
 
 
 class Setup(NamedTuple):
@@ -57,6 +104,35 @@ class Setup(NamedTuple):
     bounds: Mapping[str, Bound]
 
 
+class Host(NamedTuple):
+    """A host that the daemon knows behind a downstream.  ``state`` is that of its host route by the daemon's
+    word; ``way`` the interface by which the kernel's best route for it leaves, "" where there is none but the
+    default route."""
+
+    address: str
+    group: str
+    port: str
+    state: str
+    way: str
+
+
+class Barrier(NamedTuple):
+    """A route that ends in nothing: ``kind`` is blackhole, unreachable or prohibit."""
+
+    network: Network
+    kind: str
+    table: int
+
+
+class Networkd(NamedTuple):
+    """systemd-networkd, which runs here.  ``routes`` and ``rules`` say whether it removes those that others
+    made; ``unmanaged`` are the interfaces (by index) that it leaves alone."""
+
+    routes: bool
+    rules: bool
+    unmanaged: frozenset[int]
+
+
 _NOT_SOUGHT: Final = Unknown("it was not looked at")
 
 
@@ -64,14 +140,21 @@ _NOT_SOUGHT: Final = Unknown("it was not looked at")
 class Facts:
     """All that the checks go by.
 
-    ``daemon`` is None where none runs.  ``config`` is the configuration on disk, ``problems`` what is wrong
-    with it.  ``snapshot`` is the kernel as it is, with all routes; ``sysctls`` are values by path below
-    /proc/sys, of those that no snapshot shows.  ``ruleset`` are the packet filters.
+    ``problems`` is what is wrong with the configuration on disk.  ``daemon`` is None where none runs;
+    ``told`` what it warns of, or would if it ran; ``lacking`` the capabilities it does not have; ``hosts``
+    those it knows behind downstreams, the first of many.  ``snapshot`` is the kernel as it is, with all
+    routes; ``sysctls`` are values by path below /proc/sys, of those that no snapshot shows.  ``networkd`` is
+    None where it does not run.  ``ruleset`` are the packet filters.
     """
 
     config_file: str = ""
     problems: tuple[str, ...] = ()
     daemon: Daemon | Unknown | None = _NOT_SOUGHT
+    told: tuple[Told, ...] | Unknown = _NOT_SOUGHT
+    lacking: tuple[str, ...] | Unknown = _NOT_SOUGHT
+    hosts: tuple[Host, ...] | Unknown = _NOT_SOUGHT
+    barriers: tuple[Barrier, ...] | Unknown = _NOT_SOUGHT
+    networkd: Networkd | Unknown | None = _NOT_SOUGHT
     config: Config | Unknown = _NOT_SOUGHT
     snapshot: Snapshot | Unknown = _NOT_SOUGHT
     setup: Setup | Unknown = _NOT_SOUGHT

@@ -21,10 +21,11 @@ def _runs(facts: Facts) -> Iterator[Finding]:
 
 def _config(facts: Facts) -> Iterator[Finding]:
     if facts.problems:
+        goes_on = isinstance(facts.daemon, Daemon)
         yield problem(
             facts.config_file,
             "the configuration is refused"
-            + (", and the daemon goes on with the one before it" if isinstance(facts.daemon, Daemon) else ""),
+            + (", and the daemon goes on with the last good one" if goes_on else ""),
             "; ".join(facts.problems),
             f"portier check -c {facts.config_file}",
         )
@@ -41,8 +42,20 @@ def _applied(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _capabilities(facts: Facts) -> Iterator[Finding]:
+    daemon, lacking = running(facts), known(facts.lacking)
+    if lacking:
+        yield problem(
+            "portier",
+            f"the daemon lacks {' and '.join(lacking)}, so it cannot open ports or change routes",
+            f"CapEff in /proc/{daemon.pid}/status",
+            "systemctl revert portier && systemctl restart portier",
+        )
+
+
 CHECKS: Final = (
     Check("daemon", "a daemon runs", _runs),
     Check("config", "the configuration is good", _config),
     Check("config-applied", "the daemon goes by the configuration on disk", _applied),
+    Check("capabilities", "the daemon may do what it has to", _capabilities),
 )
