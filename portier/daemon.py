@@ -542,8 +542,8 @@ class Daemon:
                     port = ports.get(standing.ifindex, "")
                     yield Notice(
                         "hold-down",
-                        f"{port} is in hold-down: {standing.reason}; when that is put right, "
-                        f"`portier lift {port}`",
+                        f"{port} is in hold-down: {standing.reason}; when that is put right",
+                        f"portier lift {port}",
                         group=name,
                     )
             if worker.neighbors >= most:

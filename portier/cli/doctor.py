@@ -149,7 +149,7 @@ def _hosts(
     hosts: list[Host] = []
     try:
         with Record(options.runtime_dir) as record, Kernel(record) as kernel:
-            for host in client.get("/v1/neighbors"):
+            for host in client.get("/v1/neighbors")["neighbors"]:
                 port = places.get((host["group"], host["port"]))
                 if port is None or len(hosts) >= _HOSTS:
                     continue

@@ -518,10 +518,7 @@ class RouteEngine:
                 return Verdict.CLAIM
         decision = self._judge(port, target, source, now)
         if decision.verdict in _REFUSALS:
-            if port.upstream:
-                self._notes.refuse(
-                    target, port.port.name, source, message.ether_source, decision.verdict, now
-                )
+            self._notes.refuse(target, port.port.name, source, message.ether_source, decision.verdict, now)
             return decision.verdict
         if decision.rule is not None:
             port.asked.add(len(target))

@@ -349,7 +349,7 @@ def test_a_hold_down_degrades(made: Make) -> None:
     (problem,) = daemon._find_problems(engines.status())
     assert problem == (
         "group hotspot: wlan0 is in hold-down: an RA from behind; "
-        "when that is put right, `portier lift wlan0`"
+        "when that is put right: portier lift wlan0"
     )
     assert not daemon._news
     daemon._hear(Event(kind=EventKind.LEARNED, text="a host"))

@@ -48,11 +48,11 @@ def test_one_who_got_an_answer_does_not_ask_again() -> None:
     assert [refused.again for refused in noted(play).refused] == [0]
 
 
-def test_what_a_guest_asks_for_is_not_noted() -> None:
-    """Only what is asked for on the upstream tells of a rule that is missing."""
+def test_what_a_guest_asks_for_in_vain() -> None:
+    """A rule that does not allow the gateway keeps guests from everything."""
     play = Playbook()
     play.ns(D, "::5", "2001:db8:8::5", 5)
-    assert noted(play).refused == ()
+    assert [(refused.port, refused.mac) for refused in noted(play).refused] == [("down0", mac(5))]
 
 
 def test_denied_and_refused_askers_are_told_apart() -> None:

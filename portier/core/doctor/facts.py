@@ -49,7 +49,7 @@ class Told(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A target that somebody asked for on an upstream and the rules refuse; see `portier.core.notes.Refused`.
+    """A target that somebody asked for and the rules refuse; see `portier.core.notes.Refused`.
     Addresses are as people write them."""
 
     target: str

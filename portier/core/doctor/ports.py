@@ -38,7 +38,7 @@ _REMEDIES: Final = {
 
 def _states(facts: Facts) -> Iterator[Finding]:
     """What is named and not in use.  A glob need match nothing, and of upstream candidates one is enough."""
-    yield from passed_on(facts, "ports")
+    yield from passed_on(facts, "ports", "name another interface: of a bridge, bond or team the master")
     for of, port, _ in _ports_of(facts):
         named = port.role is Role.DOWNSTREAM and port.name in of.group.downstream
         if port.state == "conflict":

@@ -85,6 +85,14 @@ CHECKS: Final = (
         "use `multicast: router` in the group, or turn off snooping on the switch",
     ),
     _running("dhcpv6", "no relayed router promises DHCPv6 that is not relayed", "use `mode: relay`"),
-    _running("router-prefix", "what relayed routers announce as on-link is allowed"),
-    _running("router-dns", "the name servers that relayed routers tell are reachable behind"),
+    _running(
+        "router-prefix",
+        "what relayed routers announce as on-link is allowed",
+        "add `upstream` to the prefixes of the group",
+    ),
+    _running(
+        "router-dns",
+        "the name servers that relayed routers tell are reachable behind",
+        "use `mode: relay`, or have the router name a global address",
+    ),
 )

@@ -31,7 +31,7 @@ _INVALID: Final = tuple(
 
 
 def _refused_targets(facts: Facts) -> Iterator[Finding]:
-    """What a router asks for in vain.  On a link of many it also asks for what is others', and they answer:
+    """What somebody asks for in vain.  On a link of many that may be others', and they answer:
     so it must have asked again at once, and the address must be like ours."""
     bounds = known(facts.setup).bounds
     for group, work in running(facts).work.items():
@@ -169,7 +169,7 @@ def _invalid(facts: Facts) -> Iterator[Finding]:
 
 
 CHECKS: Final = (
-    Check("refused-targets", "no router asks for what no rule allows", _refused_targets),
+    Check("refused-targets", "nobody asks in vain for what no rule allows", _refused_targets),
     Check("nobody-asks", "somebody asks for what the rules allow", _nobody_asks),
     Check("rival", "nobody else has or answers for the same addresses", _rival),
     Check("limits", "nothing is dropped because of limits", _limits),
