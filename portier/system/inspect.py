@@ -58,6 +58,8 @@ def _work(group: Mapping[str, Any]) -> Work:
             for contested in group["contested"]
         ),
         drops={port["name"]: port["drops"] for port in group["ports"]},
+        restarts=group["worker"]["restarts"],
+        error=group["worker"]["error"],
     )
 
 

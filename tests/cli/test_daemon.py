@@ -348,8 +348,7 @@ def test_a_hold_down_degrades(made: Make) -> None:
     daemon = made(rounds, engines)
     (problem,) = daemon._find_problems(engines.status())
     assert problem == (
-        "group hotspot: wlan0 is in hold-down: an RA from behind; "
-        "when that is put right: portier lift wlan0"
+        "group hotspot: wlan0 is in hold-down: an RA from behind; when that is put right: portier lift wlan0"
     )
     assert not daemon._news
     daemon._hear(Event(kind=EventKind.LEARNED, text="a host"))

@@ -74,13 +74,15 @@ class Dispute(NamedTuple):
 class Work(NamedTuple):
     """What a group's worker has seen since it began.  ``counters`` are frames by port and verdict; ``asked``
     the versions of IP, by port, in which somebody asked for an allowed address; ``drops`` frames lost by
-    port."""
+    port; ``restarts`` how often it was begun anew, and ``error`` the last reason."""
 
     counters: Mapping[str, Mapping[str, int]]
     asked: Mapping[str, tuple[int, ...]]
     refused: tuple[Refusal, ...]
     contested: tuple[Dispute, ...]
     drops: Mapping[str, int]
+    restarts: int = 0
+    error: str = ""
 
 
 class Daemon(NamedTuple):

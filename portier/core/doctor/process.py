@@ -53,9 +53,21 @@ def _capabilities(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _worker(facts: Facts) -> Iterator[Finding]:
+    for group, work in running(facts).work.items():
+        if work.error:
+            yield problem(
+                f"group {group}",
+                "its worker crashed, and while it is away nobody is answered",
+                f"{work.error}; begun anew {work.restarts} times",
+                "journalctl -u portier, and please report it",
+            )
+
+
 CHECKS: Final = (
     Check("daemon", "a daemon runs", _runs),
     Check("config", "the configuration is good", _config),
     Check("config-applied", "the daemon goes by the configuration on disk", _applied),
     Check("capabilities", "the daemon may do what it has to", _capabilities),
+    Check("worker", "no worker crashes", _worker),
 )

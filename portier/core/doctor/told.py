@@ -75,7 +75,6 @@ CHECKS: Final = (
     _any_time("kernel-neighbors", "the kernel keeps as many neighbors as `limits.neighbors`"),
     _running("sysctls", "`sysctls: check` misses none"),
     _running("steps", "nothing that the daemon wants of the kernel fails", "journalctl -u portier"),
-    _running("worker", "no worker crashes", "journalctl -u portier"),
     _running("metrics", "metrics are served where they should be", "ss -tlnp"),
     _running("hold-down", "no port is in hold-down"),
     _running("table-full", "no table is full", "raise `limits.neighbors` of the group"),
