@@ -19,6 +19,12 @@ from typing import Final, NamedTuple, Self
 
 Network = IPv4Network | IPv6Network
 
+
+def network_order(network: Network) -> tuple[int, int, int]:
+    """What networks of both families are sorted by."""
+    return network.version, int(network.network_address), network.prefixlen
+
+
 # -- what the user asked for ---------------------------------------------------------------------
 
 
@@ -447,3 +453,19 @@ class Event:
     group: str = ""
     port: str = ""
     address: str = ""
+
+
+class Recorded(NamedTuple):
+    """What the runtime dir says that Portier made or changed.  ``sysctls`` map a path to the value found
+    and the value set, ``owners`` to the index of the interface it is of (0 or missing: none's, or as named);
+    ``forwarding_default`` is what net.ipv6.conf.default.forwarding is now, for only
+    the record knows whether that matters; ``values`` are what the sysctls are now that no snapshot shows."""
+
+    routes: frozenset[HostRoute] = frozenset()
+    rules: frozenset[PolicyRule] = frozenset()
+    table_routes: frozenset[KernelRoute] = frozenset()
+    sysctls: Mapping[str, tuple[str, str]] = {}
+    owners: Mapping[str, int] = {}
+    forwarding_default: str | None = None
+    proxies: frozenset[ProxyEntry] = frozenset()
+    values: Mapping[str, str] = {}

@@ -12,16 +12,14 @@ earlier rounds is in a `Memory` that goes in and comes out.  Nothing here touche
 from __future__ import annotations
 
 import math
-import re
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from fnmatch import translate
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
 from portier.core import ipv4, scope
+from portier.core.links import Links, is_global, speaks_from, speaks_from4
 from portier.core.model import (
     Answer,
     Bound,
@@ -30,7 +28,6 @@ from portier.core.model import (
     HostRoute,
     KernelRoute,
     Link,
-    LinkAddress,
     Live,
     Mode,
     Network,
@@ -38,17 +35,33 @@ from portier.core.model import (
     PolicyRule,
     Port,
     ProxyEntry,
+    Recorded,
     Role,
     Rule,
     Snapshot,
     State,
-    Sysctls,
+    network_order,
 )
 from portier.core.rules import matches
-from portier.core.scope import Tables
+from portier.core.scope import MAIN, Tables
+from portier.core.steps import (
+    DropProxy,
+    DropRoute,
+    DropRule,
+    DropTableRoute,
+    PutProxy,
+    PutRoute,
+    PutRule,
+    PutTableRoute,
+    SetSysctl,
+    StartWorker,
+    Step,
+    StopWorker,
+    UpdateWorker,
+)
+from portier.core.sysctls import FORWARDING, PROXY_NDP, Settings, is_overwritten, value_of
 
 PROTOCOL: Final = 135  # of all that Portier makes: the type of a solicitation
-MAIN: Final = 254  # the number of the main table
 TAKE_BACK: Final = 10.0  # seconds for which an earlier upstream candidate must be usable to be taken back
 
 # Behind the local table (0), so that the host's own addresses are reached, and behind the l3mdev rule
@@ -59,31 +72,9 @@ _LEAST_MTU: Final = 1280  # RFC 8200 section 5
 
 _LOST: Final = 64  # prefixes that are remembered when an upstream has lost them
 _LINK_LOCAL: Final = "fe80::/10"
-_CONF: Final = "net/ipv6/conf"
-_CONF4: Final = "net/ipv4/conf"
-FORWARDING: Final = f"{_CONF}/all/forwarding"
-FORWARDING_DEFAULT: Final = f"{_CONF}/default/forwarding"
-PROXY_NDP: Final = f"{_CONF}/all/proxy_ndp"
-_NEIGH: Final = {4: "net/ipv4/neigh", 6: "net/ipv6/neigh"}
 
 
 # -- what is known of earlier rounds ---------------------------------------------------------------
-
-
-class Recorded(NamedTuple):
-    """What the runtime dir says that Portier made or changed.  ``sysctls`` map a path to the value found
-    and the value set, ``owners`` to the index of the interface it is of (0 or missing: none's, or as named);
-    ``forwarding_default`` is what net.ipv6.conf.default.forwarding is now, for only
-    the record knows whether that matters; ``values`` are what the sysctls are now that no snapshot shows."""
-
-    routes: frozenset[HostRoute] = frozenset()
-    rules: frozenset[PolicyRule] = frozenset()
-    table_routes: frozenset[KernelRoute] = frozenset()
-    sysctls: Mapping[str, tuple[str, str]] = {}
-    owners: Mapping[str, int] = {}
-    forwarding_default: str | None = None
-    proxies: frozenset[ProxyEntry] = frozenset()
-    values: Mapping[str, str] = {}
 
 
 _NOTHING: Final = Recorded()
@@ -139,7 +130,7 @@ class _Binding(NamedTuple):
     config: Config | None
     snapshot: Snapshot
     heard: Mapping[str, frozenset[IPv6Network]]
-    links: _Links
+    links: Links
     reports: tuple[GroupReport, ...]
     versions: Mapping[str, frozenset[int]]  # of IP that a group has rules for
     claims: Mapping[int, str]
@@ -222,315 +213,6 @@ class Report(NamedTuple):
     foreign: tuple[Notice, ...] = ()
 
 
-# -- steps ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SetSysctl:
-    """Write a sysctl; ``path`` is below /proc/sys."""
-
-    path: str
-    old: str
-    new: str
-
-    def __str__(self) -> str:
-        return f"~ sysctl {self.path} {self.old} -> {self.new}"
-
-
-@dataclass(frozen=True, slots=True)
-class PutRule:
-    """Add a policy rule."""
-
-    rule: PolicyRule
-
-    def __str__(self) -> str:
-        return f"+ {_rule_text(self.rule)}"
-
-
-@dataclass(frozen=True, slots=True)
-class DropRule:
-    """Remove a policy rule."""
-
-    rule: PolicyRule
-
-    def __str__(self) -> str:
-        return f"- {_rule_text(self.rule)}"
-
-
-@dataclass(frozen=True, slots=True)
-class StartWorker:
-    """Start the worker of a group."""
-
-    bound: Bound
-
-    def __str__(self) -> str:
-        by_role = ((role, [p.name for p in self.bound.ports if p.role is role]) for role in Role)
-        ports = ", ".join(f"{role} {' '.join(names)}" for role, names in by_role if names)
-        mode = " (relay)" if self.bound.group.mode is Mode.RELAY else ""
-        return f"+ worker {self.bound.group.name}{mode}: {ports}"
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateWorker:
-    """Tell the worker of a group what it is bound to now."""
-
-    bound: Bound
-    old: Bound
-
-    def __str__(self) -> str:
-        return f"~ worker {self.bound.group.name}: {_change(self.old, self.bound)}"
-
-
-@dataclass(frozen=True, slots=True)
-class StopWorker:
-    """Stop the worker of a group."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f"- worker {self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class PutRoute:
-    """Add a host route that a worker has learned and the kernel does not have."""
-
-    route: HostRoute
-    device: str
-
-    def __str__(self) -> str:
-        return f"+ {_route_text(self.route, self.device)}"
-
-
-@dataclass(frozen=True, slots=True)
-class DropRoute:
-    """Remove a host route that nobody wants."""
-
-    route: HostRoute
-    device: str
-
-    def __str__(self) -> str:
-        return f"- {_route_text(self.route, self.device)}"
-
-
-@dataclass(frozen=True, slots=True)
-class PutTableRoute:
-    """Add a route of a group's own table."""
-
-    route: KernelRoute
-    device: str
-
-    def __str__(self) -> str:
-        return f"+ {_table_route_text(self.route, self.device)}"
-
-
-@dataclass(frozen=True, slots=True)
-class DropTableRoute:
-    """Remove a route of a group's own table."""
-
-    route: KernelRoute
-    device: str
-
-    def __str__(self) -> str:
-        return f"- {_table_route_text(self.route, self.device)}"
-
-
-@dataclass(frozen=True, slots=True)
-class PutProxy:
-    """Add a proxy entry, so that the kernel answers for an address."""
-
-    entry: ProxyEntry
-    device: str
-
-    def __str__(self) -> str:
-        return f"+ proxy {ip_address(self.entry.address)} dev {self.device}"
-
-
-@dataclass(frozen=True, slots=True)
-class DropProxy:
-    """Remove a proxy entry."""
-
-    entry: ProxyEntry
-    device: str
-
-    def __str__(self) -> str:
-        return f"- proxy {ip_address(self.entry.address)} dev {self.device}"
-
-
-Step = (
-    SetSysctl
-    | PutRule
-    | DropRule
-    | StartWorker
-    | UpdateWorker
-    | StopWorker
-    | PutRoute
-    | DropRoute
-    | PutTableRoute
-    | DropTableRoute
-    | PutProxy
-    | DropProxy
-)
-
-
-def _route_text(route: HostRoute, device: str) -> str:
-    table = "" if route.table == MAIN else f" table {route.table}"
-    return f"route {ip_address(route.address)}/{8 * len(route.address)} dev {device}{table}"
-
-
-def _table_route_text(route: KernelRoute, device: str) -> str:
-    via = f" via {ip_address(route.gateway)}" if route.gateway else ""
-    destination = f"{ip_address(route.destination)}/{route.prefix_length}"
-    return f"route {destination}{via} dev {device} table {route.table} metric {route.metric}"
-
-
-def _rule_text(rule: PolicyRule) -> str:
-    source = f" from {rule.source}" if rule.source else ""
-    destination = f" to {rule.destination}" if rule.destination else ""
-    lookup = f"lookup {_table_name(rule.table)}" if rule.table else "blackhole"
-    action = "unreachable" if rule.unreachable else lookup
-    suppress = f" suppress_prefixlength {rule.suppress}" if rule.suppress >= 0 else ""
-    family = " (IPv4)" if rule.version == 4 else ""
-    return f"rule iif {rule.iif}{source}{destination} {action}{suppress}{family}"
-
-
-def _table_name(table: int) -> str:
-    return "main" if table == MAIN else str(table)
-
-
-def _change(old: Bound, new: Bound) -> str:
-    """What is different, in the order in which people look for it: ports, prefixes, settings."""
-    before = {port[:3]: port for port in old.ports}
-    after = {port[:3]: port for port in new.ports}
-    parts = [f"+{port.name}" for key, port in after.items() if key not in before]
-    parts += [f"-{port.name}" for key, port in before.items() if key not in after]
-    for key, port in after.items():
-        if key in before and before[key] != port:
-            pairs = zip(Port._fields, before[key], port, strict=True)
-            what = " and ".join(name.replace("_", "-") for name, a, b in pairs if a != b)
-            parts.append(f"{port.name} has other {what}")
-    gained, lost = set(new.live) - set(old.live), set(old.live) - set(new.live)
-    if gained or lost:
-        words = [f"+{n}" for n in sorted(gained, key=_order)] + [f"-{n}" for n in sorted(lost, key=_order)]
-        parts.append(f"upstream is {' '.join(words)}")
-    if old.group is not new.group:
-        changed = [f.name for f in fields(Group) if getattr(old.group, f.name) != getattr(new.group, f.name)]
-        if changed:
-            parts.append(f"other {' and '.join(changed)}".replace("_", " "))
-    if old.next_hops != new.next_hops:
-        parts.append("other next hops")
-    return ", ".join(parts) or "bound anew"
-
-
-def _order(network: Network) -> tuple[int, int, int]:
-    return network.version, int(network.network_address), network.prefixlen
-
-
-# -- links and their names -------------------------------------------------------------------------------
-
-
-class _Patterns(NamedTuple):
-    """A list of names, globs and exclusions, ready to be matched."""
-
-    names: tuple[str, ...]
-    globs: tuple[tuple[str, re.Pattern[str]], ...]  # what a glob literally begins with, and the whole
-    excluded: frozenset[str]
-    excluded_globs: tuple[re.Pattern[str], ...]
-
-
-@lru_cache(maxsize=16384)
-def _patterns(texts: tuple[str, ...]) -> _Patterns:
-    names, globs, excluded, excluded_globs = [], [], set(), []
-    for text in texts:
-        pattern = text.removeprefix("!")
-        wild = re.search(r"[*?\[]", pattern)
-        if text.startswith("!"):
-            if wild:
-                excluded_globs.append(re.compile(translate(pattern)))
-            else:
-                excluded.add(pattern)
-        elif wild:
-            globs.append((pattern[: wild.start()], re.compile(translate(pattern))))
-        else:
-            names.append(pattern)
-    return _Patterns(tuple(names), tuple(globs), frozenset(excluded), tuple(excluded_globs))
-
-
-class _Links:
-    """The links of one snapshot, found by index, name or pattern, with their addresses."""
-
-    __slots__ = ("addresses", "by_index", "by_name", "names")
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.by_index = {link.ifindex: link for link in snapshot.links}
-        self.by_name = {link.name: link for link in snapshot.links}
-        self.names = sorted(self.by_name)
-        self.addresses: dict[int, list[LinkAddress]] = {}
-        for address in snapshot.addresses:
-            self.addresses.setdefault(address.ifindex, []).append(address)
-
-    def expand(self, texts: tuple[str, ...]) -> dict[str, bool]:
-        """The names that a list of names, globs and exclusions means, in its order; the value tells
-        whether the name itself stands in the list (then there need not be such a link)."""
-        patterns = _patterns(texts)
-        found = dict.fromkeys(patterns.names, True)
-        for literal, pattern in patterns.globs:
-            for name in self.names[bisect_left(self.names, literal) :]:
-                if not name.startswith(literal):
-                    break
-                if name not in found and pattern.match(name) and not self.by_name[name].loopback:
-                    found[name] = False
-        if patterns.excluded or patterns.excluded_globs:
-            for name in list(found):
-                if name in patterns.excluded or any(p.match(name) for p in patterns.excluded_globs):
-                    del found[name]
-        return found
-
-    def master(self, link: Link) -> str | None:
-        """The bridge, bond or team that takes this link's frames, or None.  A VRF takes none."""
-        if not link.master:
-            return None
-        master = self.by_index.get(link.master)
-        if master is None:
-            return f"interface {link.master}"
-        return None if master.kind == "vrf" else master.name
-
-    def usable(self, link: Link) -> list[LinkAddress]:
-        """The addresses that the host may speak from: those past duplicate address detection."""
-        found = self.addresses.get(link.ifindex)
-        return [a for a in found if not (a.tentative or a.failed)] if found else []
-
-
-def _link_local(address: bytes) -> bool:
-    """fe80::/10, and 169.254.0.0/16 (RFC 3927), whose addresses belong to one link as well."""
-    if len(address) == 4:
-        return address[:2] == b"\xa9\xfe"
-    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
-
-
-def _global(address: bytes) -> bool:
-    if len(address) == 4:
-        return 0 < address[0] < 224 and address[0] != 127 and not _link_local(address)
-    return address[0] != 0xFF and not _link_local(address) and address > b"\0" * 15 + b"\1"
-
-
-def _source(addresses: Iterable[LinkAddress]) -> bytes | None:
-    """Link-local before others, fresh before deprecated, and always the same one of several."""
-    best = min(
-        ((not _link_local(a.address), a.deprecated, a.address) for a in addresses if len(a.address) == 16),
-        default=None,
-    )
-    return best[2] if best else None
-
-
-def _source4(addresses: Iterable[LinkAddress]) -> bytes | None:
-    """Routable before link-local, fresh before deprecated, and of several the one the kernel has first, which
-    is what it would speak from itself."""
-    found = [a for a in addresses if len(a.address) == 4 and (_global(a.address) or _link_local(a.address))]
-    best = min(found, key=lambda a: (_link_local(a.address), a.deprecated), default=None)
-    return best.address if best else None
-
-
 @lru_cache(maxsize=65536)
 def _network(address: bytes, length: int) -> Network:
     if len(address) == 4:
@@ -543,9 +225,9 @@ def _index_routes(routes: tuple[KernelRoute, ...]) -> _Routes:
     on_link: dict[int, set[tuple[bytes, int]]] = {}
     next_hops = set()
     for destination, length, ifindex, gateway, _table, _metric, _protocol in routes:
-        if gateway is not None and _global(gateway):
+        if gateway is not None and is_global(gateway):
             next_hops.add((gateway, ifindex))
-        if not length or not _global(destination):
+        if not length or not is_global(destination):
             continue
         if gateway is None:
             if length == 8 * len(destination):
@@ -596,7 +278,7 @@ def desired(
         memory = _bind(config, snapshot, memory, heard, now)
     binding = memory.last
     assert binding is not None  # noqa: S101  (it is the same as something, or was made just now)
-    sysctls = _Settings(snapshot, binding.links, recorded)
+    sysctls = Settings(snapshot, binding.links, recorded)
     sysctls.decide(config, binding)
     state = State(
         workers={bound.group.name: bound for bound in binding.bounds},
@@ -651,7 +333,7 @@ def _bind(
     now: float,
 ) -> Memory:
     """Tie all groups to the links there are."""
-    links = _Links(snapshot)
+    links = Links(snapshot)
     routes = memory.routes
     if routes.made_of is not snapshot.routes and routes.made_of != snapshot.routes:
         made = _index_routes(snapshot.routes)
@@ -872,7 +554,7 @@ class _Binder:
         known: _GroupMemory | None,
         now: float,
         *,
-        links: _Links,
+        links: Links,
         routes: _Routes,
         heard: frozenset[IPv6Network],
         claims: dict[int, str],
@@ -1010,7 +692,7 @@ class _Binder:
         if not link.carrier:
             return report._replace(state="waiting", reason="no carrier")
         usable = self.links.usable(link)
-        source, source4 = _source(usable), _source4(usable) if self.facts.ipv4 else None
+        source, source4 = speaks_from(usable), speaks_from4(usable) if self.facts.ipv4 else None
         if source4 is None and role is Role.DOWNSTREAM and self.facts.ipv4:
             # Without an IPv4 address of its own it speaks from the upstream's.
             source4 = next((port.source4 for port in self.ports if port.role is Role.UPSTREAM), None)
@@ -1032,7 +714,7 @@ class _Binder:
 
     def _add(self, link: Link, role: Role) -> None:
         usable = self.links.usable(link)
-        own = sorted(a.address for a in usable if _global(a.address))
+        own = sorted(a.address for a in usable if is_global(a.address))
         out = self.routes.by_link.get(link.ifindex, _Out())
         self.ports.append(
             Port(
@@ -1041,10 +723,10 @@ class _Binder:
                 role,
                 link.mac,
                 link.mtu,
-                _source(usable),
+                speaks_from(usable),
                 tuple(own),
                 *out,
-                _source4(usable),
+                speaks_from4(usable),
                 scope.table_of(self.group, self.tables, link, self.links.by_index.get(link.master)),
             )
         )
@@ -1053,7 +735,7 @@ class _Binder:
         """The on-link prefixes that rules stand for: by the kernel's routes, and by the word of routers."""
         prefixes = upstream.on_link
         if new := self.heard.difference(prefixes):
-            prefixes = tuple(sorted({*prefixes, *new}, key=_order))
+            prefixes = tuple(sorted({*prefixes, *new}, key=network_order))
         if len(self.facts.live) == 2:
             return prefixes
         return tuple(network for network in prefixes if network.version in self.facts.live)
@@ -1078,7 +760,7 @@ class _Binder:
 
     def _bound(self, prefixes: tuple[Network, ...], lost: Mapping[Network, float]) -> Bound:
         ports = tuple(self.ports)
-        live = tuple(sorted({*prefixes, *lost}, key=_order)) if lost else prefixes
+        live = tuple(sorted({*prefixes, *lost}, key=network_order)) if lost else prefixes
         old = self.known.bound if self.known else None
         if (
             old is not None
@@ -1151,193 +833,6 @@ class _Binder:
         return f"no usable upstream ({states})"
 
 
-# -- sysctls -----------------------------------------------------------------------------------------------
-
-
-def _path(name: str, key: str, tree: str = _CONF) -> str:
-    return f"{tree}/{name}/{key}"
-
-
-def _split(path: str) -> tuple[str, str, str]:
-    """The tree (net/ipv6/conf or net/ipv4/conf), the name of the interface, and the key."""
-    rest, _, key = path.rpartition("/")
-    tree, _, name = rest.rpartition("/")
-    return tree, name, key
-
-
-def _overwritten(path: str) -> bool:
-    """Whether the switch for all, IPv6's, overwrites this one."""
-    tree, name, key = _split(path)
-    return tree == _CONF and key == "forwarding" and name != "all"
-
-
-def overwritten(path: str, links: Iterable[Link]) -> tuple[str, ...]:
-    """The sysctls that writing ``path`` overwrites too: all/forwarding those of every interface and of
-    interfaces to come (Linux addrconf_fixup_forwarding)."""
-    if path != FORWARDING:
-        return ()
-    own = [_path(link.name, "forwarding") for link in links if link.forwarding is not None]
-    return (FORWARDING_DEFAULT, *own)
-
-
-def unseen(path: str) -> bool:
-    """Whether no snapshot shows this sysctl, so that it must be read."""
-    return path == PROXY_NDP or "/neigh/" in path
-
-
-def _value(path: str, snapshot: Snapshot, links: Mapping[str, Link], recorded: Recorded) -> str | None:
-    """What a sysctl is now, as far as is known."""
-    if path == FORWARDING:
-        return str(snapshot.forwarding)
-    if path == FORWARDING_DEFAULT:
-        return recorded.forwarding_default
-    if unseen(path):
-        return recorded.values.get(path)
-    tree, name, key = _split(path)
-    link = links.get(name)
-    value: int | None = getattr(link, f"{key}4" if tree == _CONF4 else key, None)
-    return None if value is None else str(value)
-
-
-class _Settings:
-    """The sysctls that should be set, those to put back, and what to tell of them."""
-
-    def __init__(self, snapshot: Snapshot, links: _Links, recorded: Recorded) -> None:
-        self.snapshot = snapshot
-        self.links = links
-        self.now = recorded
-        self.unread: list[str] = []
-        self.want: dict[str, str] = {}
-        self.missing: list[str] = []
-        self.left: list[str] = []
-        self.forget: list[str] = []
-        self.renamed: list[tuple[str, str]] = []
-        self.recorded = self._current_names(recorded)
-
-    def decide(self, config: Config | None, binding: _Binding) -> None:
-        """Fill in what is wanted and what is missing, and say what becomes of the record."""
-        needed: dict[str, str] = {}
-        if config:
-            needed = self._needed(config, binding) | self._needed4(binding) | self._for_entries(binding)
-        self.unread = [path for path in needed if unseen(path) and path not in self.now.values]
-        if config and config.sysctls is Sysctls.CHECK:
-            for path, value in needed.items():
-                if self._value(path) != value:
-                    name = path if "." in path else path.replace("/", ".")
-                    self.missing.append(f"sysctl -w {name}={value}")
-                elif path in self.recorded:
-                    self.want[path] = value  # set before `check` was asked for; put back at the end
-        else:
-            self.want.update(needed)
-        self._restore()
-
-    def _value(self, path: str) -> str | None:
-        return _value(path, self.snapshot, self.links.by_name, self.now)
-
-    def _current_names(self, recorded: Recorded) -> dict[str, tuple[str, str]]:
-        """The record, with interfaces that were renamed under their new names and without those that are
-        not the ones they were."""
-        current = {}
-        for path, values in recorded.sysctls.items():
-            tree, name, key = _split(path)
-            if name in {"all", "default"}:
-                current[path] = values
-                continue
-            link = self.links.by_name.get(name)
-            then = recorded.owners.get(path) or (link.ifindex if link else 0)
-            if link is None or link.ifindex != then:
-                if (now := self.links.by_index.get(then)) is None:
-                    self.forget.append(path)
-                    continue
-                self.renamed.append((path, _path(now.name, key, tree)))
-                path = _path(now.name, key, tree)  # noqa: PLW2901
-            current[path] = values
-        return current
-
-    def _needed(self, config: Config, binding: _Binding) -> dict[str, str]:
-        names = [port.name for port in self._routing(binding, 6)]
-        if not names:
-            return {}
-        by_name = self.links.by_name
-        if self.snapshot.force_forwarding:
-            if self.snapshot.forwarding:
-                return {}
-            has = [name for name in names if by_name[name].force_forwarding is not None]
-            return {_path(name, "force_forwarding"): "1" for name in has}
-        if self.snapshot.forwarding and FORWARDING not in self.recorded:
-            return {}
-        # A router ignores RAs unless told otherwise: an uplink that lives on them must keep its routes.
-        needed = {}
-        for group in config.groups:
-            for name in group.upstream:
-                link = by_name.get(name)
-                if link is None or binding.claims.get(link.ifindex) != group.name:
-                    continue
-                path = _path(name, "accept_ra")
-                if link.accept_ra == 1 or (link.accept_ra == 2 and path in self.recorded):
-                    needed[path] = "2"
-        needed[FORWARDING] = "1"
-        return needed
-
-    @staticmethod
-    def _routing(binding: _Binding, version: int) -> Iterable[Port]:
-        """The ports between which the kernel is to route packets of that version of IP."""
-        for bound in binding.bounds:
-            if bound.group.mode is Mode.ROUTE and version in binding.versions[bound.group.name]:
-                yield from bound.ports
-
-    def _needed4(self, binding: _Binding) -> dict[str, str]:
-        """IPv4 forwards what comes in by an interface if that one's own switch is on, so nothing else need
-        become a router; net.ipv4.ip_forward would overwrite all of them and turn redirects off."""
-        names = [port.name for port in self._routing(binding, 4)]
-        has = [name for name in names if self.links.by_name[name].forwarding4 is not None]
-        return {_path(name, "forwarding", _CONF4): "1" for name in has}
-
-    def _for_entries(self, binding: _Binding) -> dict[str, str]:
-        """What the kernel's own answers take: without delay, and for IPv6 the switch of all interfaces (with
-        an interface's own, unicast probes go unanswered) and the interface being a router by itself, for
-        which neither force_forwarding nor a forwarding of all that came before it is enough."""
-        needed = {}
-        for address, ifindex, _ in binding.proxies:
-            link = self.links.by_index[ifindex]
-            version = 4 if len(address) == 4 else 6
-            needed[_path(link.name, "proxy_delay", _NEIGH[version])] = "0"
-            if version == 6:
-                needed[PROXY_NDP] = "1"
-                needed[_path(link.name, "forwarding")] = "1"
-                path = _path(link.name, "accept_ra")
-                upstream = any(link.name in of.group.upstream for of in binding.reports)
-                if upstream and (link.accept_ra == 1 or (link.accept_ra == 2 and path in self.recorded)):
-                    needed[path] = "2"
-        return needed
-
-    def _restore(self) -> None:
-        """Put back what is not needed any more, unless somebody else has changed it since."""
-        keeping = FORWARDING in self.want
-        putting_back = (
-            not keeping
-            and FORWARDING in self.recorded
-            and self._value(FORWARDING) == self.recorded[FORWARDING][1] != self.recorded[FORWARDING][0]
-        )
-        switched = self.recorded[FORWARDING][1] if putting_back else None
-        for path, (old, new) in self.recorded.items():
-            own = _overwritten(path)
-            if path in self.want or (own and keeping):
-                continue
-            value = self._value(path)
-            if own and putting_back:
-                # Restoring the switch overwrites this one: set it again, to what it was or was made since.
-                # If it is as the switch made it, and on record as put back with it, a crash came between.
-                ours = value in {new, None} or new != switched == value
-                self.want[path] = old if ours else value or old
-            elif value == new != old:
-                self.want[path] = old
-            else:
-                self.forget.append(path)
-                if value not in {old, None}:
-                    self.left.append(f"{path} is {value}, not {new} as Portier set it: left alone")
-
-
 # -- actual and diff ---------------------------------------------------------------------------------------
 
 
@@ -1346,7 +841,9 @@ def actual(snapshot: Snapshot, running: Mapping[str, Bound], recorded: Recorded,
     Portier's (by protocol number and record both, or there already just as wanted), the sysctls it names."""
     links = {link.name: link for link in snapshot.links}
     values = {
-        path: value for path in want.sysctls if (value := _value(path, snapshot, links, recorded)) is not None
+        path: value
+        for path in want.sysctls
+        if (value := value_of(path, snapshot, links, recorded)) is not None
     }
     return State(
         workers=running,
@@ -1421,12 +918,12 @@ def _sysctl_steps(
     for path, value in want.items():
         key = path.rpartition("/")[2]
         now = have.get(path)
-        if switched and switch is not None and _overwritten(path):
+        if switched and switch is not None and is_overwritten(path):
             now = switch  # for the switch overwrites it
         if now is None or now == value:
             continue
         step = SetSysctl(path, now, value)
-        if (key, value) in _SETTING and not (switched and switch == "0" and _overwritten(path)):
+        if (key, value) in _SETTING and not (switched and switch == "0" and is_overwritten(path)):
             setting.append((_SETTING[key, value], path, step))
         else:
             order = {"forwarding": 1, "force_forwarding": 2}.get(key, 3)

@@ -30,11 +30,28 @@ from portier.core.model import (
     KernelRoute,
     PolicyRule,
     ProxyEntry,
+    Recorded,
     Snapshot,
     State,
 )
 from portier.core.outcome import RouteResult
-from portier.core.plan import Memory, PutRoute, Recorded, Report, SetSysctl, Step
+from portier.core.plan import Memory, Report
+from portier.core.steps import (
+    DropProxy,
+    DropRoute,
+    DropRule,
+    DropTableRoute,
+    PutProxy,
+    PutRoute,
+    PutRule,
+    PutTableRoute,
+    SetSysctl,
+    StartWorker,
+    Step,
+    StopWorker,
+    UpdateWorker,
+)
+from portier.core.sysctls import FORWARDING_DEFAULT, overwritten, unseen
 from portier.errors import ConfigError, PortierError, Problem
 
 # Seconds after the first hint until the round: a saved file is several events and must be whole; links
@@ -53,7 +70,7 @@ _RETRY_FIRST: Final = 0.2
 _RETRY_MOST: Final = 60.0
 _RESYNC: Final = 60.0  # hints get lost, and some changes give none
 _PASSES: Final = 4  # doing what the last pass uncovered, before the rest is left to a retry
-_FOR_WORKERS: Final = (plan.StartWorker, plan.UpdateWorker, plan.StopWorker)
+_FOR_WORKERS: Final = (StartWorker, UpdateWorker, StopWorker)
 _STALE: Final = 1.0  # seconds for which a recorded route must be gone before it is struck off
 _REPAIRS: Final = 4096  # host routes whose repairs are counted
 _MINUTE: Final = 60.0
@@ -596,12 +613,12 @@ class Reconciler:
             table_routes=self._record.table_routes(),
             sysctls=sysctls,
             owners=self._record.owners(),
-            forwarding_default=self._kernel.get_sysctl(plan.FORWARDING_DEFAULT)
-            if plan.FORWARDING_DEFAULT in sysctls
+            forwarding_default=self._kernel.get_sysctl(FORWARDING_DEFAULT)
+            if FORWARDING_DEFAULT in sysctls
             else None,
             proxies=self._record.proxies(),
         )
-        paths = self._unseen.union(filter(plan.unseen, sysctls))
+        paths = self._unseen.union(filter(unseen, sysctls))
         now = self._clock()
         # After a while they are tried again: perhaps what was in the way is gone.
         foreign = {route for route, since in self._foreign.items() if now - since < _RESYNC}
@@ -638,7 +655,7 @@ class Reconciler:
         dropped = {
             (step.route.address, step.route.table, step.route.metric): step.route
             for step in steps
-            if isinstance(step, plan.DropRoute)
+            if isinstance(step, DropRoute)
         }
         return _Look(steps, snapshot, want, report, memory, recorded, before, after, dropped, indexes)
 
@@ -704,32 +721,32 @@ class Reconciler:
             case SetSysctl():
                 self._note_sysctl(step, look)
                 kernel.set_sysctl(step.path, step.new)
-            case plan.PutRule():
+            case PutRule():
                 self._record.note_rule(step.rule)
                 kernel.add_rule(step.rule)
-            case plan.DropRule():
+            case DropRule():
                 kernel.remove_rule(step.rule)
                 self._record.forget_rule(step.rule)
-            case plan.PutTableRoute():
+            case PutTableRoute():
                 self._record.note_table_route(step.route)
                 kernel.add_table_route(step.route)
-            case plan.DropTableRoute():
+            case DropTableRoute():
                 kernel.remove_table_route(step.route)
                 self._record.forget_table_route(step.route)
-            case plan.StartWorker():
+            case StartWorker():
                 self._workers.start(step.bound)
-            case plan.UpdateWorker():
+            case UpdateWorker():
                 self._workers.update(step.bound)
-            case plan.StopWorker():
+            case StopWorker():
                 self._workers.stop(step.name)
             case PutRoute():
                 self._put_route(kernel, step, look)
-            case plan.DropRoute():
+            case DropRoute():
                 kernel.remove_route(step.route)
-            case plan.PutProxy():
+            case PutProxy():
                 self._record.note_proxy(step.entry)
                 kernel.add_proxy(step.entry)
-            case plan.DropProxy():
+            case DropProxy():
                 kernel.remove_proxy(step.entry)
                 self._record.forget_proxy(step.entry)
 
@@ -768,7 +785,7 @@ class Reconciler:
 
         if not restoring:
             note(step.path, step.old)
-        for path in plan.overwritten(step.path, look.snapshot.links):
+        for path in overwritten(step.path, look.snapshot.links):
             if restoring and path not in known:
                 continue  # an interface that came since, which is nobody's to restore
             if (value := self._kernel.get_sysctl(path) if self._kernel else None) is not None:

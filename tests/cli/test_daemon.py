@@ -20,7 +20,8 @@ from portier import daemon as module
 from portier.core.engine import Explanation, Service, Standing
 from portier.core.model import Config, Event, EventKind, Group, Mode, Role, Timers
 from portier.core.outcome import Verdict
-from portier.core.plan import GroupReport, PortReport, Report, StopWorker
+from portier.core.plan import GroupReport, PortReport, Report
+from portier.core.steps import StopWorker
 from portier.daemon import Daemon, _trouble, cleanup
 from portier.errors import PortierError, Refused
 from portier.runtime.reconcile import Round, Settings

@@ -26,6 +26,7 @@ from portier.core.model import (
     PolicyRule,
     Port,
     ProxyEntry,
+    Recorded,
     Role,
     Rule,
     Snapshot,
@@ -33,7 +34,9 @@ from portier.core.model import (
     Sysctls,
     Timers,
 )
-from portier.core.plan import Memory, Recorded, Report
+from portier.core.plan import Memory, Report
+from portier.core.steps import StartWorker, Step, StopWorker, UpdateWorker
+from portier.core.sysctls import FORWARDING
 from portier.runtime.reconcile import Reconciler, Settings
 from tests.fakes import FakeClock, FakeKernel, FakeRecord, FakeWorkers
 
@@ -478,10 +481,10 @@ def test_crash_between_the_switch_and_the_interfaces(kernel: FakeKernel) -> None
     back: the next one restores it."""
     kernel.force_forwarding = False
     path = "net/ipv6/conf/eth0/forwarding"
-    recorded = Recorded(sysctls={plan.FORWARDING: ("0", "1"), path: ("1", "0")})
+    recorded = Recorded(sysctls={FORWARDING: ("0", "1"), path: ("1", "0")})
     want, report, _ = desired(None, kernel, recorded=recorded)
     assert want.sysctls == {path: "1"}
-    assert report.forget == (plan.FORWARDING,)
+    assert report.forget == (FORWARDING,)
 
 
 def bound(name: str, *ports: int) -> Bound:
@@ -491,13 +494,13 @@ def bound(name: str, *ports: int) -> Bound:
     )
 
 
-def owners(steps: tuple[plan.Step, ...], have: dict[str, Bound]) -> None:
+def owners(steps: tuple[Step, ...], have: dict[str, Bound]) -> None:
     """Carry out worker steps, checking that an interface never has two owners."""
     now = dict(have)
     for step in steps:
-        if isinstance(step, plan.StopWorker):
+        if isinstance(step, StopWorker):
             del now[step.name]
-        elif isinstance(step, plan.StartWorker | plan.UpdateWorker):
+        elif isinstance(step, StartWorker | UpdateWorker):
             now[step.bound.group.name] = step.bound
         held = [port.ifindex for of in now.values() for port in of.ports]
         assert len(held) == len(set(held)), str(step)
@@ -522,9 +525,9 @@ def test_one_owner_of_an_interface(have: list[tuple[Any, ...]], want: list[tuple
     owners(steps, before)
     final = dict(before)
     for step in steps:
-        if isinstance(step, plan.StopWorker):
+        if isinstance(step, StopWorker):
             del final[step.name]
-        elif isinstance(step, plan.StartWorker | plan.UpdateWorker):
+        elif isinstance(step, StartWorker | UpdateWorker):
             final[step.bound.group.name] = step.bound
     assert final == after
 

@@ -11,7 +11,8 @@ from portier.core.engine import Service, Standing
 from portier.core.histogram import FOUND_BOUNDS, SERVED_BOUNDS, Histogram, Tally
 from portier.core.mld import Joined
 from portier.core.model import Config, Group, Limits, Role, Rule
-from portier.core.plan import GroupReport, PortReport, StopWorker
+from portier.core.plan import GroupReport, PortReport
+from portier.core.steps import StopWorker
 from portier.runtime.metrics import Figures, page
 from portier.runtime.reconcile import Round, Settings
 from portier.runtime.supervisor import GroupStatus
