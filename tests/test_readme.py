@@ -1,25 +1,33 @@
 """The README tells the truth: every command in it is run, every file in it checked.
 
-The demo runs the commands; what the README shows of them must be what they print, but for numbers and
-what else differs from one run to the next.  `python tests/test_readme.py` writes the present output into
-the README.
+Those of the situations run in labs of their own (`tests.situations`), the others in the demo; what the README
+shows of them must be what they print, but for numbers and what else differs from one run to the next.
+`python tests/test_readme.py` writes the present output into the README.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from portier.cli import COMMANDS
+from tests.netns.lab import Keeper, UnavailableError
+from tests.situations import COMMAND, SITUATIONS, Player, playing
 
 ROOT = Path(__file__).parent.parent
+PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_CONSOLE = re.compile(r"^```(console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIES = (
     (re.compile(r"fe80::[0-9a-f:]+"), "fe80::x"),
     (re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b"), "MAC"),
@@ -30,19 +38,50 @@ _VARIES = (
 _COUNTERS = re.compile(r"^\s+\S+: \d+ \S+")
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language."""
-    return [body for kind, body in _BLOCK.findall(README.read_text(encoding="utf-8")) if kind == language]
+def sections() -> Iterator[tuple[str, str]]:
+    """The parts of the README: each heading, and the text up to the next."""
+    _, *parts = re.split(r"^##+ (.*)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return zip(parts[::2], parts[1::2], strict=True)
+
+
+def blocks(language: str, text: str = "") -> list[str]:
+    """The fenced blocks of a language, of the whole README or of a part."""
+    text = text or README.read_text(encoding="utf-8")
+    return [body for kind, body in _BLOCK.findall(text) if kind == language]
+
+
+def commands(block: str) -> Iterator[tuple[str, str, list[str]]]:
+    """What a console block shows: the host (``""`` for the one with Portier), the command, the output."""
+    said: list[str] = []
+    host, typed = "", ""
+    for line in block.rstrip("\n").split("\n"):
+        if prompt := COMMAND.match(line):
+            if typed:
+                yield host, typed, said
+            host, typed, said = prompt[1] or "", prompt[2], []
+        else:
+            said.append(line)
+    if typed:
+        yield host, typed, said
 
 
 def shown() -> dict[str, list[str]]:
-    """The commands that the README shows with their output, without the ``$``."""
-    found = {}
-    for block in blocks("console"):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, *output = part.rstrip("\n").split("\n")
-            found[command] = output
-    return found
+    """The commands that the README shows with their output, but for the situations."""
+    return {
+        command: output
+        for heading, text in sections()
+        if heading not in SITUATIONS
+        for block in blocks("console", text)
+        for _, command, output in commands(block)
+    }
+
+
+def situation(heading: str) -> tuple[str, str, str]:
+    """The text of a situation, the configuration that holds there, and the old daemon's."""
+    parts = dict(sections())
+    text = parts[heading]
+    config = (blocks("yaml", text) or blocks("yaml", parts[next(iter(SITUATIONS))]))[0]
+    return text, config, (blocks("text", text) or [""])[0]
 
 
 def steady(lines: list[str]) -> list[str]:
@@ -52,6 +91,7 @@ def steady(lines: list[str]) -> list[str]:
         lines = lines[: lines.index("last events")]
     kept = [line for line in lines if line.strip() and not _COUNTERS.match(line)]
     kept = [line for line in kept if not line.startswith("~ sysctl")]  # the kernel decides which are needed
+    kept = [line for line in kept if not line.startswith("rtt ")]
     for pattern, said in _VARIES:
         kept = [pattern.sub(said, line).strip() for line in kept]
     return kept
@@ -86,6 +126,40 @@ def test_output_is_real() -> None:
     for command, output in shown().items():
         assert command in now, f"the demo does not run `{command}`"
         assert steady(output) == steady(now[command]), command
+
+
+@pytest.fixture(scope="module")
+def keeper() -> Iterator[Keeper]:
+    """The process that holds the namespaces."""
+    try:
+        keeper = Keeper.start()
+    except UnavailableError as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    yield keeper
+    keeper.close()
+
+
+@pytest.mark.parametrize("heading", SITUATIONS)
+def test_situations_are_real(keeper: Keeper, heading: str) -> None:
+    """What the README shows of a situation is what comes of it, in a lab with its links and hosts."""
+    missing = [tool for tool in ("radvd", "nft") if shutil.which(tool, path=PATH) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    text, config, old = situation(heading)
+    with playing(keeper, heading, config, old) as player:
+        for block in blocks("console", text):
+            for host, command, output in commands(block):
+                assert steady(player.run(command, host)) == steady(output), command
+
+
+def test_situations_are_those_of_the_examples() -> None:
+    """What a situation has the user write is what the example says that it names, or the core of it."""
+    for heading in SITUATIONS:
+        text, config, _ = situation(heading)
+        for name in re.findall(r"examples/([a-z-]+\.yaml)", text):
+            example = yaml.safe_load((ROOT / "examples" / name).read_text(encoding="utf-8"))
+            for group, keys in yaml.safe_load(config)["groups"].items():
+                assert keys.items() <= example["groups"][group].items(), (heading, name)
 
 
 def test_every_command_is_shown_or_named() -> None:
@@ -123,18 +197,32 @@ def test_scripts_parse(script: str) -> None:
 
 
 def write() -> None:
-    """Put what the demo prints now into the README's console blocks."""
+    """Put what the demo and the situations print now into the README's console blocks."""
     now = played()
-    text = README.read_text(encoding="utf-8")
 
-    def fresh(match: re.Match[str]) -> str:
-        if match[1] != "console":
-            return match[0]
-        commands = re.findall(r"^\$ (.*)$", match[2], flags=re.MULTILINE)
-        said = "\n".join("\n".join([f"$ {command}", *now[command]]) for command in commands)
+    def from_demo(match: re.Match[str]) -> str:
+        typed = [command for _, command, _ in commands(match[2])]
+        said = "\n".join("\n".join([f"$ {command}", *now[command]]) for command in typed)
         return f"```console\n{said}\n```"
 
-    README.write_text(_BLOCK.sub(fresh, text), encoding="utf-8")
+    def from_situation(player: Player, match: re.Match[str]) -> str:
+        lines = []
+        for host, command, _ in commands(match[2]):
+            lines += [f"{host}$ {command}", *player.run(command, host)]
+        return "```console\n" + "\n".join(lines) + "\n```"
+
+    written = README.read_text(encoding="utf-8")
+    keeper = Keeper.start()
+    for heading, text in sections():
+        if heading in SITUATIONS:
+            _, config, old = situation(heading)
+            with playing(keeper, heading, config, old) as player:
+                fresh = _CONSOLE.sub(partial(from_situation, player), text)
+        else:
+            fresh = _CONSOLE.sub(from_demo, text)
+        written = written.replace(text, fresh)
+    keeper.close()
+    README.write_text(written, encoding="utf-8")
 
 
 if __name__ == "__main__":
