@@ -41,6 +41,7 @@ from portier.core.plan import GroupReport
 from portier.core.relay import RelayEngine
 from portier.core.route import RouteEngine
 from portier.errors import ConfigError, PortierError, Refused
+from portier.probing import Probe
 from portier.runtime import metrics, reconcile
 from portier.runtime.events import EventLog
 from portier.runtime.facts import (
@@ -141,6 +142,7 @@ class Daemon:
         self._saved = -math.inf  # until when saving again would take too much
         self._applied = 0  # generation of the configuration
         self._heard: dict[str, Memory] = {}  # what hold-downs follow from, by group: outlives its worker
+        self._probing = threading.Lock()  # one probe at a time
         self._news = False  # from an engine, of what may degrade the daemon without a round
 
     # -- life ----------------------------------------------------------------------------------------
@@ -407,6 +409,7 @@ class Daemon:
             ("GET", "/v1/events"): self.watch,
             ("GET", "/metrics"): self.metrics,
             ("POST", "/v1/lift"): self.lift,
+            ("POST", "/v1/probe"): self.probe,
             ("POST", "/v1/reload"): self.reload,
             ("POST", "/v1/plan"): self.plan,
         }
@@ -691,6 +694,29 @@ class Daemon:
             "verdict": verdict.label if verdict is not None else "no-port",
             "steps": steps,
         }
+
+    def probe(self, address: str, on: str | None = None) -> dict[str, Any]:
+        """Follow a solicitation for ``address`` through the proxy, for `portier doctor --probe`."""
+        try:
+            target = ipaddress.ip_address(address).packed
+        except ValueError as error:
+            raise Refused(f"{address!r} is not an address", EXIT_USAGE) from error
+        groups = self._reconciler.report.groups
+        if not groups:
+            raise Refused("no group is configured")
+        if on is not None:
+            chosen = next((of for of in groups if any(port.name == on for port in of.ports)), None)
+            if chosen is None:
+                raise Refused(f"no group names {on} or matches it")
+        else:
+            weights = [
+                _WEIGHTS.get(verdict, 3)
+                for _, verdict in (self._explain_now(of, target, None) for of in groups)
+            ]
+            chosen = groups[weights.index(max(weights))]
+        running = self._supervisor.running()
+        with self._probing:
+            return Probe(self._supervisor, chosen, running.get(chosen.group.name), target, on).run()
 
     def _explain_anywhere(self, groups: tuple[GroupReport, ...], target: bytes) -> _Found:
         """Explain for the group that has most to say: one that answers, else one that has a rule."""

@@ -191,6 +191,14 @@ def make_parser() -> argparse.ArgumentParser:
     made["status"].add_argument("--strict", action="store_true", help="waiting ports count as degraded")
     made["explain"].add_argument("address", metavar="ADDR", help="the address that somebody asks for")
     made["explain"].add_argument("--on", metavar="PORT", help="the interface on which it is asked for")
+    made["doctor"].add_argument(
+        "--probe",
+        metavar="ADDR",
+        help="follow a solicitation for ADDR, as the router would send it, and packets through the proxy",
+    )
+    made["doctor"].add_argument(
+        "--on", metavar="PORT", help="with --probe: the interface on which it is asked for (the upstream)"
+    )
     watch = made["watch"]
     for name, meaning in (
         ("group", "only what is about this group"),

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
 from portier import config as configuration
-from portier.cli import exits, text
+from portier.cli import exits, probe, text
 from portier.core import plan
 from portier.core.doctor import CHECKS
 from portier.core.doctor.facts import Daemon, Facts, Host, Networkd, Setup, Told, Unknown
@@ -40,6 +40,8 @@ _MARKS: Final = {Severity.PROBLEM: "!", Severity.WARNING: "?", Severity.NOTE: "-
 
 def run(options: argparse.Namespace) -> int:
     """Print the findings; 0 none but notes, 3 some."""
+    if options.probe is not None:
+        return probe.run(options)
     diagnosis = examine(gather(options), CHECKS)
     if options.json:
         json.dump(_plain(diagnosis), sys.stdout, indent=2)

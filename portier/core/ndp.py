@@ -286,6 +286,14 @@ def dad_probe(from_mac: bytes, target: bytes, nonce: bytes) -> bytes:
     return _frame(b"\x33\x33\xff" + target[13:], from_mac, UNSPECIFIED, solicited_node(target), message)
 
 
+def unique_solicitation(from_mac: bytes, source: bytes, target: bytes, nonce: bytes, *, named: bool) -> bytes:
+    """A Neighbor Solicitation by multicast with a nonce of 6 octets that tells it from all others; only where
+    it is `named` does it say what its sender's link-layer address is, and others learn it."""
+    option = b"\x01\x01" + from_mac if named else b""
+    message = b"\x87\0\0\0\0\0\0\0" + target + option + bytes((NONCE, 1)) + nonce
+    return _frame(b"\x33\x33\xff" + target[13:], from_mac, source, solicited_node(target), message)
+
+
 def router_solicitation(from_mac: bytes, source: bytes | None = None) -> bytes:
     """A Router Solicitation from `source`; or from the unspecified address and then without the link-layer
     option, which routers answer by multicast (RFC 4861 sections 4.1 and 6.2.6)."""

@@ -8,9 +8,10 @@ with.  Only its hosts are forgotten, so `Supervisor.learned` shrinks and the rec
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Network
 from time import monotonic
@@ -20,6 +21,7 @@ from portier.core.engine import Explanation, NeighborInfo, RouterInfo, Standing
 from portier.core.histogram import Tally
 from portier.core.model import Bound, HostRoute
 from portier.core.notes import NOTHING_NOTED, Noted
+from portier.core.probe import Trace
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 from portier.runtime.worker import Engine, Wires
@@ -57,6 +59,12 @@ class Supervised(Protocol):
 
     def lift(self, ifindex: int) -> None:
         """End a port's hold-down."""
+
+    def trace(self, ifindex: int, frame: bytes, target: bytes) -> Trace:
+        """Hand in a frame, and note what comes of it."""
+
+    def untrace(self, trace: Trace) -> None:
+        """Note no more."""
 
     def wires(self) -> Wires:
         """How the ports fare."""
@@ -230,6 +238,18 @@ class Supervisor:
     def lift(self, name: str, ifindex: int) -> None:
         """End the hold-down of a group's port.  Raises PortierError as `explain` does."""
         self._worker(name).lift(ifindex)
+
+    @contextlib.contextmanager
+    def traced(self, name: str, ifindex: int, frame: bytes, target: bytes) -> Iterator[Trace]:
+        """Hand a group a frame as if it had come in by one of its ports, and note what it does about
+        `target` meanwhile.  Raises PortierError as `explain` does."""
+        worker = self._worker(name)
+        trace = worker.trace(ifindex, frame, target)
+        try:
+            yield trace
+        finally:
+            with contextlib.suppress(PortierError):  # gone, and its traces with it
+                worker.untrace(trace)
 
     def close(self) -> None:
         """Stop all workers at the same time (closing sockets takes the kernel a while) and wait until all

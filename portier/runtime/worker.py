@@ -45,6 +45,7 @@ from portier.core.outcome import (
     RouteResult,
     Verdict,
 )
+from portier.core.probe import Done, Trace
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 from portier.runtime.feed import Feed
@@ -309,6 +310,7 @@ class Worker:
         self._faults: dict[str, str] = {}
         self._unsent = 0
         self._served = Histogram(SERVED_BOUNDS)
+        self._traces: list[Trace] = []
 
     # -- for other threads ---------------------------------------------------------------------------
 
@@ -342,6 +344,26 @@ class Worker:
         """Let the engine explain, in the thread whose kernel handle it asks.  Raises PortierError as
         `configure` does."""
         return self._call(lambda: self._engine().explain(address, ifindex, monotonic()))
+
+    def trace(self, ifindex: int, frame: bytes, target: bytes) -> Trace:
+        """Have a frame judged, and what it says done, as if it had come in by a port; what is done about
+        `target` goes on to be noted until `untrace`.  Raises PortierError as `configure` does."""
+
+        def begin() -> Trace:
+            trace = Trace(target, monotonic())
+            self._traces.append(trace)
+            outcome = self._engine().receive(ifindex, frame, trace.began)
+            trace.verdict = outcome.verdict
+            if self._feed.packets:
+                self._feed.packet(self.name, self._names.get(ifindex, ""), frame, outcome.verdict)
+            self._carry_out(outcome)
+            return trace
+
+        return self._call(begin)
+
+    def untrace(self, trace: Trace) -> None:
+        """Note no more.  Raises PortierError as `configure` does."""
+        self._call(lambda: self._traces.remove(trace))
 
     def lift(self, ifindex: int) -> None:
         """End the hold-down of a port.  Raises PortierError as `configure` does."""
@@ -559,15 +581,22 @@ class Worker:
                     self._wake(effect.what)
                 else:
                     result = self._put(effect)
+                    for trace in self._traces:
+                        trace.note(Done(monotonic(), effect, result))
                     failed = failed or result is RouteResult.FAILED
                     self._carry_out(self._engine().settle(effect, result))
             if failed:
                 sends = ()
         for ifindex, frame in sends:
+            why = ""
             try:
                 self._senders[ifindex](frame)
             except (OSError, KeyError) as error:
+                why = str(error.strerror) if isinstance(error, OSError) else "the port is not open"
                 self._fail(ifindex, error)
+            if self._traces:
+                for trace in self._traces:
+                    trace.note(Done(monotonic(), ifindex=ifindex, frame=frame, error=why))
         for event in events:
             self._on_event(event)
 

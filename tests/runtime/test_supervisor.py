@@ -11,6 +11,7 @@ import pytest
 
 from portier.core.engine import Explanation, RouterInfo
 from portier.core.model import Bound, HostRoute
+from portier.core.probe import Trace
 from portier.core.rules import RuleTable
 from portier.errors import PortierError
 from portier.runtime.supervisor import Supervisor
@@ -61,6 +62,16 @@ class FakeWorker:
         assert self.engine is not None
         self.engine.held.discard(ifindex)
 
+    def trace(self, ifindex: int, frame: bytes, target: bytes) -> Trace:
+        assert self.engine is not None
+        trace = Trace(target, 0.0)
+        trace.verdict = self.engine.receive(ifindex, frame, 0.0).verdict
+        self.ground.traces.append(trace)
+        return trace
+
+    def untrace(self, trace: Trace) -> None:
+        self.ground.traces.remove(trace)
+
     def wires(self) -> Wires:
         return Wires({"port1": 3}, 2, {})
 
@@ -90,6 +101,7 @@ class Ground:
         self.delays: list[float] = []
         self.wakes: list[str] = []
         self.asked: list[tuple[str, bytes]] = []
+        self.traces: list[Trace] = []
         self.closed_ports: set[str] = set()
         self.no_threads = False
         self.no_timers = False
@@ -366,6 +378,9 @@ def test_status_and_questions(ground: Ground) -> None:
     }
     assert hosts == {"guests": [host_route(2).address]}
     assert ground.supervisor.explain("guests", b"x", 2).steps == ("b'x' on 2",)
+    with ground.supervisor.traced("guests", 2, b"frame", b"target") as trace:
+        assert ground.traces == [trace]
+    assert not ground.traces
     ground.supervisor.ask("guests", b"target")
     assert ground.asked == [("guests", b"target")]
     engine.heard.append(RouterInfo(bytes(16), "port1", bytes(6), 1800, False, False, frozenset({LAN})))

@@ -251,6 +251,33 @@ def _through(rules: Ruleset, packet: Packet) -> Fate:
     return fate(rules, _THROUGH, packet)
 
 
+def through(rules: Ruleset, outside: str, inside: str, host: str, router: str | None) -> tuple[Fate, str]:
+    """What becomes of a ping from the router to a host on interface ``inside``, and of its answer; with the
+    command that lets them pass."""
+    target, source = ip_network(host), ip_network(router) if router else None
+    six = target.version == 6
+    ping = Packet(
+        "ip6" if six else "ip",
+        outside,
+        inside,
+        _ICMPV6 if six else _ICMP,
+        128 if six else 8,
+        source,
+        target,
+        state="new",
+    )
+    answer = ping._replace(
+        iif=inside,
+        oif=outside,
+        kind=129 if six else 0,
+        source=target,
+        destination=source,
+        state="established",
+    )
+    found = _gravest(fate(rules, _THROUGH, packet) for packet in (ping, answer))
+    return found, _accept_forward(found.place, outside, [inside]) if found.place else ""
+
+
 def _between(rules: Ruleset, outside: Port, insides: list[Port], hosts: list[Network]) -> Iterator[Finding]:
     family = f"IPv{hosts[0].version}"
     found: dict[tuple[str, str], tuple[list[str], Place]] = {}
