@@ -1,7 +1,7 @@
-"""Makes portier(8) and portier.yaml(5): generate.py OUTDIR.
+"""Makes portier(8), portier.yaml(5) and portier-situations(7): generate.py OUTDIR.
 
 The pages are ``*.in`` beside this file, in man(7), with lines like ``@commands@`` in the places of what is
-said elsewhere already: commands and options by argparse, keys by the JSON Schema.
+said elsewhere already: commands and options by argparse, keys by the JSON Schema, situations by the README.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from portier import __version__  # noqa: E402  (from this tree, whatever is inst
 from portier.cli import COMMANDS, make_parser  # noqa: E402
 from portier.cli.manual import MANUAL  # noqa: E402
 
+README = ROOT / "README.md"
 SCHEMA = ROOT / "schema" / "portier.schema.json"
 WIDTH = 64  # of a text before anything in it is escaped or made bold; mandoc asks for 80 at most after it
 
@@ -167,6 +168,56 @@ def keys(which: str) -> str:
     return "\n".join(_entries(_resolved(schema if which == "top" else schema["$defs"][which], schema)))
 
 
+# -- the situations --------------------------------------------------------------------------------------
+
+
+def _plain(text: str) -> str:
+    """Running text of the README: `code` and **strong** are bold, *emphasis* is slanted."""
+    flat = " ".join(text.split())
+    lines = textwrap.wrap(flat, WIDTH, break_long_words=False, break_on_hyphens=False)
+    shown = re.sub(r"`([^`]+)`|\*\*([^*]+)\*\*", r"\\fB\1\2\\fR", escape("\n".join(lines)))
+    return re.sub(r"(?<![\w*:\"])\*([^*\n]+)\*(?!\w)", r"\\fI\1\\fR", shown)
+
+
+def _verbatim(lines: str) -> str:
+    """A file, or what is typed and printed; a long line goes on in the next one of the source."""
+    folded = (
+        "\\\n".join(line[at : at + WIDTH].replace("\\", "\\e") for at in range(0, len(line), WIDTH))
+        for line in lines.split("\n")
+    )
+    shown = re.sub(r"^([.'])", r"\\&\1", "\n".join(folded), flags=re.MULTILINE)
+    shown = shown.replace("-", "\\-").replace("~", "\\(ti").replace("^", "\\(ha")
+    return f".PP\n.RS 4\n.EX\n{shown}\n.EE\n.RE"
+
+
+def _situation(text: str) -> Iterator[str]:
+    """A part of the README, block by block."""
+    for part in re.split(r"^(```\w*\n.*?^```)$", text, flags=re.MULTILINE | re.DOTALL):
+        if fenced := re.fullmatch(r"```\w*\n(.*?)\n?```", part, re.DOTALL):
+            yield _verbatim(fenced[1])
+            continue
+        for block in filter(None, map(str.strip, part.split("\n\n"))):
+            if block.startswith("|"):
+                rows = [row.strip("| ").split(" | ") for row in block.split("\n")[2:]]
+                yield "\n".join(tagged(_plain(tag), _plain(body)) for tag, body in rows)
+            elif block.startswith("- "):
+                items = re.split(r"^- ", block, flags=re.MULTILINE)[1:]
+                yield "\n".join(f".IP \\(bu 2\n{_plain(item)}" for item in items)
+            else:
+                yield f".PP\n{_plain(block)}"
+
+
+def situations() -> str:
+    """The README's part on situations."""
+    text = README.read_text(encoding="utf-8")
+    part = re.split(r"^## ", text.partition("\n## Situations\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    first, *rest = re.split(r"^### (.*)$", part, flags=re.MULTILINE)
+    parts = ["\n".join(_situation(first)).removeprefix(".PP\n")]
+    for heading, body in zip(rest[::2], rest[1::2], strict=True):
+        parts += [f'.SS "{escape(heading)}"', "\n".join(_situation(body)).removeprefix(".PP\n")]
+    return "\n".join(parts)
+
+
 # -- the pages -------------------------------------------------------------------------------------------
 
 
@@ -174,7 +225,7 @@ def page(template: str) -> str:
     """A page with everything in its place."""
     day = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or SCHEMA.stat().st_mtime))
     words = {"date": time.strftime("%Y-%m-%d", day), "version": __version__}
-    parts = {"options": options, "commands": commands} | {
+    parts = {"options": options, "commands": commands, "situations": situations} | {
         f"keys {which}": lambda which=which: keys(which) for which in ("top", "group", "rule")
     }
     text = re.sub(r"@(\w+)@", lambda found: words[found[1]] if found[1] in words else found[0], template)
