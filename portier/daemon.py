@@ -68,6 +68,7 @@ from portier.system.monitor import Monitor
 from portier.system.multicast import Memberships
 from portier.system.packet import PacketPort
 from portier.system.process import (
+    become_owner,
     hold_place,
     make_runtime_dir,
     place_holder,
@@ -153,6 +154,7 @@ class Daemon:
         gc.set_threshold(*_COLLECTIONS)
         for early in (signal.SIGHUP, signal.SIGUSR1):
             signal.signal(early, signal.SIG_IGN)  # a reload that comes before the first load ends nothing
+        become_owner(self.runtime_dir)
         loaded = self._load()
         require_rights()
         raise_descriptors()
@@ -831,6 +833,7 @@ def plan_once(config_path: Path, runtime_dir: Path) -> Planned:
             "name its --runtime-dir",
             EXIT_NO_DAEMON,
         )
+    become_owner(runtime_dir)
     loaded = configuration.load(config_path)
     with Record(runtime_dir) as record, Kernel(record) as kernel:
         return reconcile.once(loaded.config, kernel, record, time.monotonic)
@@ -839,6 +842,7 @@ def plan_once(config_path: Path, runtime_dir: Path) -> Planned:
 def cleanup(runtime_dir: Path) -> Round:
     """Remove what a dead daemon left in the kernel, and restore what it changed.  Raises `Refused` while
     one runs."""
+    become_owner(runtime_dir)
     require_rights()
     if runtime_dir.exists():
         require_own(runtime_dir)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import pwd
 import re
 import stat
 from collections.abc import Mapping
@@ -116,12 +117,23 @@ def _drop_ins(directory: Path, content: Mapping[Path, Path], files: Files) -> li
     except FileNotFoundError:
         pass
     except OSError as error:
-        files.problem(directory, f"cannot be read: {error.strerror}")
+        files.problem(directory, _unreadable(error))
     for name in names:
         if name.endswith(".yml") and not _ignored(name):
             about = "is not read: the names of drop-ins end in .yaml or .toml"
             files.warnings.append(Problem(str(directory / name), 0, 0, "", about))
     return [directory / name for name in sorted(names) if is_drop_in(name)]
+
+
+def _unreadable(error: OSError) -> str:
+    """Why a file cannot be read; who may not, where it is not root: the service has a user of its own."""
+    who = ""
+    if isinstance(error, PermissionError) and (user := os.geteuid()):
+        try:
+            who = f" by user {pwd.getpwuid(user).pw_name}"
+        except KeyError:
+            who = f" by user {user}"
+    return f"cannot be read{who}: {error.strerror}"
 
 
 def _read(path: Path, content: Path, left: int, files: Files) -> Source | None:
@@ -143,7 +155,7 @@ def _read(path: Path, content: Path, left: int, files: Files) -> Source | None:
         files.problem(path, "no such file" if content == path else f"no such file as {content}")
         return source
     except OSError as error:
-        files.problem(path, f"cannot be read: {error.strerror}")
+        files.problem(path, _unreadable(error))
         return source
     if len(source.raw) > left:
         files.problem(path, f"too large: all files together may have {MAX_BYTES >> 20} MiB")

@@ -18,6 +18,7 @@ import io
 import json
 import logging
 import os
+import pwd
 import select
 import socket
 import stat
@@ -432,11 +433,20 @@ def _clear(path: Path) -> None:
 
 
 def _give(path: Path, gid: int) -> None:
-    """Let a group use the socket.  In a user namespace without that group it stays ours alone."""
+    """Let a group use the socket.  In a user namespace without that group it stays ours alone, and so it does
+    where we are not root nor a member."""
     try:
         os.chown(path, -1, gid, follow_symlinks=False)
     except OSError as error:
-        log.warning("cannot give %s to group %d: %s", path, gid, error.strerror)
+        hint = f"; make {_user()} a member of it" if error.errno == errno.EPERM and os.geteuid() else ""
+        log.warning("cannot give %s to group %d: %s%s", path, gid, error.strerror, hint)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"
 
 
 def group_id(name: str) -> int | None:

@@ -31,7 +31,7 @@ class HostFile:
     def __init__(self, runtime_dir: Path) -> None:
         namespace = namespace_id()
         self._path = runtime_dir / f"hosts.{namespace}"
-        self._place = f"{_VERSION} {boot_id()} {namespace}"
+        self._place = f"{_VERSION} {boot_id(runtime_dir)} {namespace}"
 
     def load(self) -> list[KnownHost]:
         """The hosts saved last in this boot; none where there is no such file or it cannot be read."""

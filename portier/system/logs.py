@@ -1,4 +1,4 @@
-"""How log lines look: text for people and the journal, JSON for programs; always on stderr."""
+"""How log lines look: text for people, JSON for programs, on stderr; fields where that is the journal."""
 
 from __future__ import annotations
 
@@ -10,26 +10,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from portier.core.model import Event
+from portier.system import journal
 
-# sd-daemon(3): what a line of stderr begins with for the journal to know its level.
-_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_STDERR = 2  # the descriptor, whatever sys.stderr is just now
+_TEXT = "%(asctime)s %(levelname)s %(message)s"
 
 
-class _Text(logging.Formatter):
-    """``time level message``; in the journal, which has its own time, ``<priority>message``."""
-
-    def __init__(self, *, journal: bool) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-        self.journal = journal
+class _Lines(logging.Formatter):
+    """``<priority>message``, line by line: how the journal knows the level of what it reads from stderr
+    (sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:
-        if not self.journal:
-            return super().format(record)
-        message = record.getMessage()
-        if record.exc_info:
-            message += "\n" + self.formatException(record.exc_info)
-        prefix = f"<{_PRIORITIES.get(record.levelno, 6)}>"
-        return "\n".join(prefix + line for line in message.splitlines())
+        prefix = f"<{journal.PRIORITIES.get(record.levelno, 6)}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
 
 
 class _Json(logging.Formatter):
@@ -56,10 +49,17 @@ class _Json(logging.Formatter):
 def configure(level: str, style: str, environ: Mapping[str, str] | None = None) -> None:
     """Log to stderr from ``level`` (debug, info, warning, error) on, as ``text`` or ``json``; may be called
     again."""
-    journal = "JOURNAL_STREAM" in (os.environ if environ is None else environ)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Json() if style == "json" else _Text(journal=journal))
+    printing = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler = printing
+    formatter = _Json() if style == "json" else logging.Formatter(_TEXT)
+    if journal.holds(_STDERR, os.environ if environ is None else environ):
+        printing.setFormatter(_Lines())
+        formatter = _Json() if style == "json" else logging.Formatter()
+        handler = journal.JournalHandler(printing)
+    handler.setFormatter(formatter)
     logger = logging.getLogger("portier")
+    for old in logger.handlers:
+        old.close()
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False

@@ -5,8 +5,10 @@ namespace, and a runtime dir of its own.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
+import pwd
 import resource
 import socket
 import stat
@@ -21,6 +23,38 @@ EXIT_NOT_PERMITTED: Final = 77
 _DESCRIPTORS: Final = 65536  # a group takes about six
 _PLACE: Final = b"\0portier"  # abstract sockets are per network namespace, as a daemon is
 _CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+_USER: Final = "portier"  # that the service runs as
+_CAPABILITY_VERSION: Final = 0x20080522  # of capset(2)
+_PR_SET_KEEPCAPS: Final = 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_owner(path: Path) -> None:
+    """As root, become the service's user where the runtime dir is that user's, and keep but the rights that
+    a daemon needs: so what the service left there is acted on with no more rights than it had itself."""
+    if os.geteuid() != 0:
+        return
+    try:
+        user = pwd.getpwnam(_USER)
+        if path.stat().st_uid != user.pw_uid:
+            return
+    except (KeyError, FileNotFoundError):
+        return
+    _must(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+    os.initgroups(_USER, user.pw_gid)
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    kept = sum(1 << bit for bit in _CAPABILITIES)
+    header = struct.pack("@Ii", _CAPABILITY_VERSION, 0)
+    sets = struct.pack("@6I", kept, kept, 0, 0, 0, 0)  # effective, permitted, inheritable; the upper halves
+    _must(_libc.capset(header, sets))
+
+
+def _must(result: int) -> None:
+    if result:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def make_runtime_dir(path: Path) -> None:

@@ -44,7 +44,7 @@ class Record:
 
     def __init__(self, runtime_dir: Path) -> None:
         namespace = namespace_id()
-        self._boot = f"{_VERSION} {boot_id()}"
+        self._boot = f"{_VERSION} {boot_id(runtime_dir)}"
         self._place = f"{self._boot} {namespace}"
         self._path = runtime_dir / f"{_NAME}{namespace}"
         self._lock = threading.Lock()
@@ -377,8 +377,19 @@ def _unescape(field: str) -> str:
     return "\\".join(part.replace("\\t", "\t").replace("\\n", "\n") for part in parts)
 
 
-def boot_id() -> str:
-    """What tells this boot from others."""
+def boot_id(directory: Path) -> str:
+    """What tells this boot from others, for what is kept in a directory.
+
+    Where that is in memory nothing has to: it ends with the boot.  And the kernel's word may differ between a
+    container and a sandbox within it, whose /proc is another.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        device = directory.stat().st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            fields = line.split()
+            if fields[2] == number and fields[fields.index("-") + 1] == "tmpfs":
+                return "in-memory"
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -6,13 +6,14 @@ They take the longest, and are left out unless asked for: ``pytest -m booted tes
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.booted.machine import Releases, Root, execute, require
+from tests.booted.machine import Layers, Releases, Root, execute, require
 from tests.netns.conftest import keeper, lab, pytest_runtest_makereport, shared_lab
 from tests.netns.lab import ROOT, UnavailableError
 
@@ -45,6 +46,23 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(execute(command, check=True, timeout=300).stdout.strip())
 
 
+@pytest.fixture(scope="session")
+def installed(
+    releases: Releases, package: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Layers]:
+    """Gives a release with Portier installed, each made once a session."""
+
+    @functools.cache
+    def give(release: str) -> Layers:
+        below = releases.furnished(release)
+        upper = tmp_path_factory.mktemp(release)
+        with Root(below, upper=upper) as root:
+            root.install(package)
+        return (upper, *below)
+
+    return give
+
+
 def _release(request: pytest.FixtureRequest) -> str:
     return str(getattr(request, "param", "bookworm"))
 
@@ -53,6 +71,13 @@ def _release(request: pytest.FixtureRequest) -> str:
 def clean_root(releases: Releases, request: pytest.FixtureRequest) -> Iterator[Root]:
     """A clean Debian 12 without Python; ``indirect`` parameters name another release."""
     with Root(releases.clean(_release(request))) as root:
+        yield root
+
+
+@pytest.fixture
+def portier_root(installed: Callable[[str], Layers], request: pytest.FixtureRequest) -> Iterator[Root]:
+    """The same with Portier installed, and no configuration yet."""
+    with Root(installed(_release(request))) as root:
         yield root
 
 

@@ -45,6 +45,8 @@ ENVIRONMENT = {
     "HOME": "/root",
     "DEBIAN_FRONTEND": "noninteractive",
 }
+#: Directories that together are a root, the uppermost first.
+Layers = tuple[Path, ...]
 _INSTALL = 600.0  # seconds; half a minute where nothing else runs
 _BOOT = 120.0  # the same: less than a second
 _INSTALLS = ("apt-get", "-qq", "-y", "--no-install-recommends", "install")
@@ -85,12 +87,12 @@ class Releases:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def clean(self, release: str) -> tuple[Path, ...]:
+    def clean(self, release: str) -> Layers:
         """A fresh ``bookworm`` or ``trixie``, for `Root`: without Python, but with the package files of all
         that Portier depends on, so that apt-get installs them without a network."""
         return (self._made(f"{release}-clean", self._debootstrap, release),)
 
-    def furnished(self, release: str) -> tuple[Path, ...]:
+    def furnished(self, release: str) -> Layers:
         """The same with what Portier depends on installed."""
         clean = self.clean(release)
         return (self._made(f"{release}-furnished", self._furnish, *clean), *clean)
@@ -126,13 +128,13 @@ class Releases:
 
 
 class Root:
-    """A root directory with ``layers`` below it, the uppermost first, which stay as they are.
+    """A root directory with ``layers`` below it, which stay as they are.
 
     Changes go to memory, and are gone at the end; or to the directory ``upper``, to make a layer.  ``path``
     is where to read and write its files; absolute symbolic links in it lead astray.
     """
 
-    def __init__(self, layers: Sequence[Path], *, upper: Path | None = None) -> None:
+    def __init__(self, layers: Layers, *, upper: Path | None = None) -> None:
         self._layers = layers
         self._upper = upper
         self._machines: list[Machine] = []

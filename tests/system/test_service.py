@@ -125,14 +125,6 @@ def test_json_lines(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) 
     assert "ZeroDivisionError" in second["traceback"]
 
 
-def test_journal_lines(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
-    """Under systemd each line begins with its priority, and has no time of its own."""
-    logs.configure("info", "text", {"JOURNAL_STREAM": "8:1"})
-    logger.error("one\ntwo")
-    logger.debug("not shown")
-    assert capsys.readouterr().err == "<3>one\n<3>two\n"
-
-
 def test_text_lines(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     """For people: time, level, text; configuring twice does not log twice."""
     logs.configure("info", "text", {})
