@@ -31,6 +31,7 @@ COMMANDS = {
     "check": "validate the configuration and say what it means",
     "plan": "show the steps that would be done now, doing none",
     "status": "show groups, ports, counters and what is wrong",
+    "top": "show the status live, with rates",
     "neighbors": "list the hosts known",
     "watch": "show what happens, as it happens",
     "explain": "say why an address is answered for, or is not",
@@ -44,6 +45,7 @@ COMMANDS = {
 }
 
 
+INTERVALS = (0.25, 3600.0)  # seconds between two looks of `top`, at least and at most
 SCHEMAS = ("config", "status", "neighbors", "explain", "plan", "watch", "doctor")  # config, or of --json
 
 
@@ -134,6 +136,17 @@ def _replacement(text: str) -> tuple[Path, Path]:
     return Path(file), Path(candidate)
 
 
+def _interval(text: str) -> float:
+    """Seconds between two looks."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not INTERVALS[0] <= seconds <= INTERVALS[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.25 to 3600")
+    return seconds
+
+
 def _global_options(parser: argparse.ArgumentParser, *, inherit: bool) -> None:
     """The options that may stand before the command or after it.  After it they have no defaults of
     their own (``inherit``), or those would override what was given before."""
@@ -186,9 +199,26 @@ def make_parser() -> argparse.ArgumentParser:
         help="judge the whole as if CANDIDATE were in FILE's place; may be given several times, and an empty "
         "candidate is as good as no drop-in",
     )
-    for name in ("check", "plan", "status", "neighbors", "watch", "explain", "doctor"):
-        made[name].add_argument("--json", action="store_true", help="JSON, for programs")
+    pictures = made["status"].add_mutually_exclusive_group()
+    pictures.add_argument(
+        "--format",
+        choices=("text", "dot", "svg"),
+        default="text",
+        help="svg or dot: a picture of groups, ports and hosts, upstream on the left, red where something is "
+        "wrong; svg for a browser, dot for graphviz",
+    )
+    for printed in (pictures, *(made[name] for name in SCHEMAS[2:])):
+        printed.add_argument("--json", action="store_true", help="JSON, for programs")
+    made["check"].add_argument("--json", action="store_true", help="JSON, for programs")
     made["status"].add_argument("--strict", action="store_true", help="waiting ports count as degraded")
+    made["top"].add_argument(
+        "-i",
+        "--interval",
+        type=_interval,
+        default=2.0,
+        metavar="SECONDS",
+        help="how long between two looks (default 2)",
+    )
     made["explain"].add_argument("address", metavar="ADDR", help="the address that somebody asks for")
     made["explain"].add_argument("--on", metavar="PORT", help="the interface on which it is asked for")
     made["doctor"].add_argument(

@@ -30,6 +30,6 @@ def run(options: argparse.Namespace) -> int:
         print()
     else:
         columns = text.width()
-        for number, step in enumerate(answer["steps"], 1):
+        for number, step in enumerate(text.clean(answer["steps"]), 1):
             print("\n".join(text.wrap(f"{number}. {step}", columns, hang=3)))
     return exits.OK if answer["answered"] else exits.FAILED

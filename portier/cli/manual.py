@@ -37,6 +37,12 @@ MANUAL = {
         "hold-down, a table that is full, a configuration on disk that was refused.",
         {0: "healthy", 3: "degraded"},
     ),
+    "top": Entry(
+        "It is the page of `portier status`, refreshed, with what happens a second. It takes a terminal: q "
+        "quits, the space bar looks at once, + and - change the interval. While no daemon runs it waits "
+        "for one.",
+        {0: "quit", 64: "there is no terminal"},
+    ),
     "neighbors": Entry(
         "For each host it shows address, group, port, link-layer address, state, how long ago it was "
         "heard, and whether the kernel has its host route: yes, no, foreign (somebody else's stands in "

@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
         json.dump(answer, sys.stdout, indent=2)
         print()
     elif hosts:
-        print("\n".join(render(hosts, text.width())))
+        print("\n".join(render(text.clean(hosts), text.width())))
     else:
         print("no host is known yet")
     return exits.OK

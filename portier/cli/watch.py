@@ -8,14 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import struct
-import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import IO, Any
 
-from portier.cli import complain, exits
+from portier.cli import complain, exits, text
 from portier.system.control import ControlClient
 
 _TROUBLE = frozenset({"conflict", "claim", "loop", "limit", "sysctl", "worker", "missed"})
@@ -68,7 +66,7 @@ def _program(entry: dict[str, Any]) -> str:
 
 
 def _people() -> Callable[[dict[str, Any]], str]:
-    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    colours = text.colours()
     return lambda entry: render(entry, colours=colours)
 
 
@@ -78,7 +76,7 @@ def render(entry: dict[str, Any], *, colours: bool) -> str:
     kind, verdict = entry["kind"], entry.get("verdict", "")
     words = [kind, *(entry[name] for name in ("group", "port") if name in entry)]
     said = " ".join([*words, f"{verdict}:" if verdict else "", entry["text"]]).replace("  ", " ")
-    said = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in said)
+    said = text.clean(said)
     if not colours:
         return f"{when} {said}"
     if kind in _TROUBLE or entry.get("dropped"):

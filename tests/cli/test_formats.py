@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import jsonschema
 import pytest
 
-from portier.cli import SCHEMAS
+from portier.cli import SCHEMAS, text
 from portier.core.model import EventKind, Limits
 from portier.core.outcome import Verdict
 from portier.system.control import ControlClient
@@ -220,3 +221,20 @@ def test_events(scene: Scene) -> None:
             valid("watch", wrong)
     events = told(scene, "status")["events"]
     assert any(event["kind"] == "learned" and event["address"] == guest(1) for event in events)
+
+
+def test_names_do_no_harm(scene: Scene) -> None:
+    """An interface may be called almost anything.  Whatever is printed of it, as a page, as a picture or for
+    programs, does nothing but show its name; programs get it whole."""
+    odd = 'a\x1b[2J"<&\\n'
+    scene.p.ip("link set tap2 down", f"link set tap2 name {odd}", f"link set dev {odd} up")
+    scene.guests.pop(2)
+    scene.daemon = scene.lab.portier(config(downstream='["tap*", "a*"]'), on=scene.p)
+    scene.portier.wait_ports("eth0", "tap1", odd)
+    assert odd in {port["name"] for port in told(scene, "status")["groups"][0]["ports"]}
+    for arguments in (["status"], ["neighbors"], ["explain", guest(1)], ["status", "--format=dot"]):
+        said = scene.portier.cli(*arguments).stdout
+        assert said.replace("\n", "").isprintable(), arguments
+    assert text.clean(odd) in scene.portier.cli("status").stdout
+    drawn = ET.fromstring(scene.portier.cli("status", "--format=svg").stdout)  # noqa: S314  (our own)
+    assert text.clean(odd) in [element.text for element in drawn.iter()]

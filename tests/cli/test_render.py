@@ -1,11 +1,18 @@
 """What people see: status and neighbors as text, and the helpers that shape it."""
 
 import copy
+import json
+import re
+from collections.abc import Callable
 from typing import Any
 
+import jsonschema
 import pytest
 
 from portier.cli import neighbors, status, text
+from portier.cli.verdicts import WHY
+from portier.core.outcome import Verdict
+from tests.cli.conftest import ROOT
 
 HEALTHY: dict[str, Any] = {
     "version": 1,
@@ -13,6 +20,7 @@ HEALTHY: dict[str, Any] = {
     "uptime": 11_530.0,
     "healthy": True,
     "problems": [],
+    "notices": [],
     "config": {
         "file": "/etc/portier.yaml",
         "generation": 3,
@@ -37,7 +45,9 @@ HEALTHY: dict[str, Any] = {
                     "index": 2,
                     "mac": "52:54:00:00:00:01",
                     "source": "fe80::1",
+                    "source4": "192.0.2.2",
                     "drops": 0,
+                    "answers": 12034,
                     "relay": None,
                 },
                 {
@@ -48,7 +58,9 @@ HEALTHY: dict[str, Any] = {
                     "index": 3,
                     "mac": "52:54:00:00:00:02",
                     "source": None,
+                    "source4": None,
                     "drops": 0,
+                    "answers": 0,
                     "relay": None,
                 },
             ],
@@ -69,12 +81,35 @@ HEALTHY: dict[str, Any] = {
             ],
             "rules": 3,
             "neighbors": 12,
+            "states": {"stale": 2, "reachable": 10},
             "pending": 1,
+            "unfound": 31,
             "ipv4": "no rule",
-            "worker": {"state": "running", "restarts": 0, "error": None},
-            "counters": {"eth0": {"answered": 120, "no-rule": 7}, "tap-3": {}},
+            "worker": {"state": "running", "restarts": 0, "error": ""},
+            "counters": {"eth0": {"answered": 12000, "no-rule": 7, "heard": 4}, "tap-3": {}},
             "multicast": {"use": "groups", "members": 36, "refused": 0, "error": "", "drawn": []},
-            "limits": {},
+            "asked": {"eth0": [6]},
+            "refused": [
+                {
+                    "target": "2001:db8:9::5",
+                    "port": "eth0",
+                    "asker": "fe80::ff",
+                    "mac": "52:54:00:00:00:ff",
+                    "verdict": "no-rule",
+                    "again": 3,
+                    "age": 12.0,
+                }
+            ],
+            "contested": [],
+            "limits": {
+                "neighbors": 4096,
+                "per_port": 1024,
+                "per_host": 64,
+                "pending": 256,
+                "resolutions": 1000,
+                "per_source": 50,
+                "route_changes": 500,
+            },
             "warnings": [],
         }
     ],
@@ -87,12 +122,23 @@ HEALTHY: dict[str, Any] = {
 PORTS = ("eth0", "tap-3", "tap-4")
 
 
-def rendered(change: Any = None, columns: int = 80, waiting: list[str] | None = None) -> list[str]:
+def rendered(
+    change: Callable[[dict[str, Any]], object] | None = None,
+    columns: int = 80,
+    waiting: list[str] | None = None,
+    rows: int = 10_000,
+) -> list[str]:
     """The healthy status after ``change`` has been made to a copy of it, as lines."""
     value = copy.deepcopy(HEALTHY)
     if change:
         change(value)
-    return list(status.render(value, columns, waiting or []))
+    return [line.text for line in status.page(text.clean(value), columns, rows, waiting or [])]
+
+
+def test_the_status_here_is_one() -> None:
+    """What these tests render is a status as its format has it."""
+    document = json.loads((ROOT / "schema" / "portier.status.schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator(document).validate(HEALTHY)
 
 
 def test_a_healthy_status_says_so_first() -> None:
@@ -105,10 +151,12 @@ def test_a_healthy_status_says_so_first() -> None:
         "/etc/portier.yaml, generation 3, loaded 12 min ago",
         "group guests: route, upstream eth0 of eth0, eth1",
         "no usable address",
-        "3 rules, 12 neighbors, 1 pending, IPv4: no rule",
+        "3 rules, 12 hosts known (10 reachable, 2 stale), 1 being asked for, 31 asked for that nobody has",
+        "fe80::1      192.0.2.2",
         "multicast: 36 groups joined",
         "2001:db8:7::/64, 2001:db8:6::/64 (gone, 7 min 10 s of grace left)",
-        "eth0: 120 answered, 7 no-rule",
+        "eth0      12,034    7             7 no rule allows it",
+        "12 s ago fe80::ff asked on eth0 for 2001:db8:9::5: no rule allows it",
         "learned: 2001:db8:7::5 on tap-3",
     ):
         assert said in whole
@@ -158,12 +206,12 @@ def test_a_relay_shows_what_part_its_ports_take() -> None:
     assert "waiting for RAs" in other
     assert "forwarding" in eth
     assert lines.index(tap) < lines.index(other) < lines.index(eth)
-    assert "12 neighbors, 1 pending, IPv4: not relayed" in whole
+    assert "1 being asked for, 31 asked for that nobody has, IPv4: not relayed" in whole
     assert "rules" not in whole
 
     value = copy.deepcopy(HEALTHY)
     relay(value)
-    told = [line.split(":")[1] for line in status._waiting(value)]
+    told = [line.split(":")[1] for line in status.waiting(value)]
     assert told == [" tap-4 is waiting for RAs"], "a hold-down is a problem in any case"
 
 
@@ -174,15 +222,18 @@ def test_a_hundred_good_ports_do_not_scroll_away_the_bad_one() -> None:
         ports = value["groups"][0]["ports"]
         ports += [ports[0] | {"name": f"lxc{number}"} for number in range(100)]
 
-    lines = rendered(multiply)
+    lines = rendered(multiply, rows=40)
     assert any("tap-3" in line for line in lines)
-    assert "  and 85 more, all active" in lines
-    assert len(lines) < 40
+    assert any(re.fullmatch("  and [0-9]+ more active", line) for line in lines)
+    assert len(lines) <= 40
+    whole = rendered(multiply)
+    assert any("lxc99" in line for line in whole), "nothing is left out where it need not fit"
 
 
-@pytest.mark.parametrize("columns", [60, 80, 120])
-def test_it_fits_the_terminal(columns: int) -> None:
-    """No line is longer than the terminal is wide."""
+@pytest.mark.parametrize(("columns", "rows"), [(40, 10), (60, 15), (80, 24), (80, 4), (120, 50)])
+def test_it_fits_the_terminal(columns: int, rows: int) -> None:
+    """No line is longer than the terminal is wide, and there are no more than it is high; the verdict and the
+    first problem are there in any case, and that something is missing is said."""
 
     def lengthen(value: dict[str, Any]) -> None:
         value["problems"] = ["word " * 60]
@@ -190,14 +241,89 @@ def test_it_fits_the_terminal(columns: int) -> None:
         value["groups"][0]["counters"]["eth0"] = {f"verdict-{number}": number for number in range(40)}
         for port in value["groups"][0]["ports"]:
             port["reason"] = "word " * 20
+        value["groups"] += [value["groups"][0] | {"name": f"g{number}"} for number in range(30)]
 
-    assert max(map(len, rendered(lengthen, columns))) <= max(columns, 84)
+    lines = rendered(lengthen, columns, rows=rows)
+    assert max(map(len, lines)) <= columns
+    assert len(lines) == rows
+    assert lines[0] == "portier is degraded: 1 problem"
+    assert lines[1].startswith("! word")
+    assert "more lines: pipe it into less" in lines[-1]
+
+
+def test_what_matters_least_goes_first() -> None:
+    """With fewer and fewer lines the events go before the questions in vain, those before the ports in good
+    order, and the port in trouble stays."""
+    whole = rendered()
+    said = {"events": "last events", "vain": "fe80::ff asked", "good": "  eth0  ", "bad": "no usable address"}
+    here = []
+    for rows in range(len(whole), 6, -1):
+        page = "\n".join(rendered(rows=rows))
+        assert page.count("\n") < rows
+        here.append([name for name, words in said.items() if words in page])
+    assert here[0] == list(said)
+    assert ["vain", "good", "bad"] in here
+    assert here[-1] == ["bad"]
+    assert all("bad" in found for found in here)
+
+
+def test_rates_are_shown_where_there_are_any() -> None:
+    """With rates, what happens a second stands beside each number."""
+    rates = {("guests", "eth0"): status.Traffic(5.25, 0.0, 0.5), ("guests", "tap-3"): status.Traffic(0, 0, 0)}
+    lines = [line.text for line in status.page(HEALTHY, 120, 100, rates=rates)]
+    (row,) = (line.split() for line in lines if line.startswith("  eth0      12,034"))
+    assert row[:5] == ["eth0", "12,034", "5.2", "7", "0.5"]
+
+
+def test_words_for_all_that_is_not_answered() -> None:
+    """Each verdict in which somebody may wait in vain has its words, and no other."""
+    assert list(WHY) == [verdict.label for verdict in Verdict if verdict.dropped]
+
+
+def test_nobody_has_asked() -> None:
+    """That nobody ever asked upstream for what is allowed is said, as long as nothing was answered."""
+
+    def quiet(value: dict[str, Any]) -> None:
+        group = value["groups"][0]
+        group |= {"asked": {"eth0": [], "tap-3": []}, "counters": {}}
+        group["ports"][0]["answers"] = 0
+
+    assert "  eth0: nobody has asked there yet for an address that a rule allows" in rendered(quiet)
+    assert not any("nobody has asked" in line for line in rendered())
+
+
+def test_names_do_nothing_to_the_terminal() -> None:
+    """Control characters, bytes that are no text, and what turns the direction of writing are shown as
+    escapes, wherever they stand."""
+
+    def rename(value: dict[str, Any]) -> None:
+        group = value["groups"][0]
+        group["ports"][1]["name"] = "a\x1b[2J\u202e\udcff\n"
+        group["ports"][1]["reason"] = "\x9b31m"
+        group["counters"]["a\x1b[2J\u202e\udcff\n"] = {"no-rule": 3}
+        value["problems"] = ["\x07 rings"]
+        value["events"][0]["text"] = "\r\x1b]0;title\x07"
+
+    lines = rendered(rename, columns=200)
+    assert all(line.isprintable() for line in lines)
+    assert any(r"a\x1b[2J\u202e\udcff\n" in line for line in lines)
+    assert any(r"\x9b31m" in line for line in lines)
+
+
+def test_what_is_wrong_is_red() -> None:
+    """Verdict and problems have the colour of trouble, and without colours nothing but text is printed."""
+    value = copy.deepcopy(HEALTHY) | {"healthy": False, "problems": ["no"]}
+    first, second, *_ = status.page(value, 80, 100)
+    assert first.painted(colours=True) == "\x1b[1;31mportier is degraded: 1 problem\x1b[0m"
+    assert second.painted(colours=True) == "\x1b[31m! no\x1b[0m"
+    assert second.painted(colours=False) == "! no"
+    assert status.page(HEALTHY, 80, 100)[0].painted(colours=True).startswith("\x1b[1;32m")
 
 
 def test_strict_shows_why_it_is_degraded() -> None:
     """With --strict a waiting port is a problem like any other."""
-    assert status._waiting(HEALTHY) == ["group guests: tap-3 is waiting: no usable address"]
-    lines = rendered(waiting=status._waiting(HEALTHY))
+    assert status.waiting(HEALTHY) == ["group guests: tap-3 is waiting: no usable address"]
+    lines = rendered(waiting=status.waiting(HEALTHY))
     assert lines[0] == "portier is degraded: 1 problem"
 
 
