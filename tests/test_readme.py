@@ -29,13 +29,14 @@ README = ROOT / "README.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CONSOLE = re.compile(r"^```(console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIES = (
+    (re.compile(r" \(\d+ \w+(, \d+ \w+)*\)|, \d+ (being )?asked for( that nobody has)?"), ""),
     (re.compile(r"fe80::[0-9a-f:]+"), "fe80::x"),
     (re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b"), "MAC"),
     (re.compile(r"(?<![\w:.])\d+(?:\.\d+)? (?:ms|s|min|h|d)(?: \d+ (?:s|min|h))?\b"), "TIME"),
     (re.compile(r"(?<![\w:./-])\d+(?:\.\d+)?(?![\w:./])"), "N"),
     (re.compile(r"[ \t]+"), " "),
 )
-_COUNTERS = re.compile(r"^\s+\S+: \d+ \S+")
+_COUNTERS = re.compile(r"^ +(asked on|\S+ +[\d,]+( |$))|.* ago \S+ asked on ")
 
 
 def sections() -> Iterator[tuple[str, str]]:
