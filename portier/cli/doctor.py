@@ -22,10 +22,9 @@ from portier.core.doctor import CHECKS
 from portier.core.doctor.facts import Daemon, Facts, Host, Networkd, Setup, Told, Unknown
 from portier.core.doctor.finding import Diagnosis, Finding, Severity, examine
 from portier.core.doctor.machine import sysctl_paths
-from portier.core.firewall import Ruleset
 from portier.core.model import Config, Mode, Role, Snapshot
 from portier.errors import ConfigError, PortierError, Refused
-from portier.system import firewall, inspect
+from portier.system import around, firewall, inspect
 from portier.system.control import ControlClient
 from portier.system.kernel import Kernel
 from portier.system.record import Record
@@ -73,7 +72,9 @@ def gather(options: argparse.Namespace) -> Facts:
         snapshot=snapshot,
         setup=setup,
         sysctls=inspect.sysctls(sysctl_paths(setup)) if isinstance(setup, Setup) else {},
-        ruleset=_ruleset(),
+        ruleset=_try(firewall.read),
+        proxies=_try(around.proxies),
+        members=_try(around.members),
     )
 
 
@@ -109,13 +110,6 @@ def _setup(config: Config | Unknown, snapshot: Snapshot | Unknown) -> Setup | Un
         return snapshot
     state, report, _ = plan.desired(config, snapshot, plan.Memory(), now=0.0)
     return Setup(report.groups, state.workers)
-
-
-def _ruleset() -> Ruleset | Unknown:
-    try:
-        return firewall.read()
-    except firewall.UnreadableError as error:
-        return Unknown(str(error))
 
 
 def _would_tell(config: Config | Unknown, setup: Setup | Unknown) -> tuple[Told, ...] | Unknown:

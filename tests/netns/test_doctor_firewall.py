@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.netns.lab import Lab
+from portier.core.doctor import around as around_checks
+from portier.core.doctor import filters
+from tests.netns.lab import Lab, wait_for
 from tests.netns.scenes import NET, Scene, config, vps
 
 MISSING = [
@@ -244,3 +248,100 @@ def test_a_usual_firewall_is_no_finding(scene: Scene) -> None:
 def test_no_firewall_is_no_finding(scene: Scene) -> None:
     """Without any rule nothing is said."""
     assert not of_filters(diagnose(scene))
+
+
+# -- bridges and other proxies ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def bridged(lab: Lab) -> Scene:
+    """A proxy whose upstream is one end of a cable into a bridge of its own, and whose downstream is a
+    bridge."""
+    scene = Scene(lab, lab.host("u"), lab.host("p"))
+    lab.bridge(scene.p, "br0", snooping=True)
+    lab.bridge(scene.p, "tap1", snooping=True)
+    lab.link(scene.u, "eth0", scene.p, "uplink")
+    lab.link(scene.p, "eth0", scene.p, "eth0b")
+    for port in ("uplink", "eth0b"):
+        lab.plug(scene.p, "br0", port)
+    guest_host = lab.host("h1")
+    lab.link(guest_host, "eth0", scene.p, "vm1")
+    lab.plug(scene.p, "tap1", "vm1")
+    guest_host.add("eth0", f"{NET}11/64")
+    scene.u.add("eth0", f"{NET}a/64")
+    scene.p.add("eth0", f"{NET}2/64")
+    scene.start(config(f'["{NET}/64", 192.0.2.16/28]'), wait=False)
+    scene.portier.wait_ready()
+    scene.portier.wait_ports("eth0", "tap1")
+    assert scene.u.ping(f"{NET}11")
+    return scene
+
+
+def around(diagnosis: dict[str, Any]) -> list[dict[str, str]]:
+    """What was found of bridges and of other proxies."""
+    checks = {"other-proxy", "bridge-multicast", "firewall-bridge"}
+    assert not [each for each in diagnosis["unmade"] if each["check"] in checks]
+    return [each for each in diagnosis["findings"] if each["check"] in checks]
+
+
+def test_bridges(bridged: Scene) -> None:
+    """What a bridge keeps from a port is found, and what is done about it suffices; a bridge as people have
+    it is no finding, snooping or not."""
+    assert not around(diagnose(bridged))
+    for command, check, words in (
+        ("bridge link set dev eth0b mcast_flood off", "bridge-multicast", "not known yet from it"),
+        ("bridge link set dev vm1 neigh_suppress on", "bridge-multicast", "answers ARP"),
+        (
+            "nft 'table bridge f { chain i { type filter hook input priority 0; ether type arp drop; }; }'",
+            "firewall-bridge",
+            "are dropped: Portier does not hear them",
+        ),
+        (
+            "nft 'table bridge g { chain o { type filter hook output priority 0; icmpv6 type 135 drop; }; }'",
+            "firewall-bridge",
+            "neighbor solicitations going out are dropped",
+        ),
+    ):
+        bridged.p.run(["sh", "-ec", command])
+        (finding,) = around(diagnose(bridged))
+        assert finding["check"] == check
+        assert words in finding["finding"]
+        bridged.p.run(["sh", "-ec", finding["remedy"]])
+        assert not around(diagnose(bridged)), "the remedy suffices"
+
+
+def test_other_proxies(scene: Scene, tmp_path: Path) -> None:
+    """Another proxy on a port is named with its process; one elsewhere is none of our business."""
+    assert not around(diagnose(scene))
+    ndppd = tmp_path / "ndppd.conf"
+    ndppd.write_text("proxy eth0 { rule 2001:db8:7::/64 { static } }\n")
+    npd6 = tmp_path / "npd6.conf"
+    npd6.write_text("prefix=2001:db8:7:0:\ninterface=tap1\n")
+    for program, args, port in (
+        ("ndppd", ["-c", str(ndppd)], "eth0"),
+        ("npd6", ["-c", str(npd6), "-l", str(tmp_path / "log"), "-f"], "tap1"),
+        ("parprouted", ["-d", "eth0", "tap2"], "eth0, tap2"),
+    ):
+        process = scene.p.popen([program, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            (finding,) = wait_for(lambda: around(diagnose(scene)), 15, f"{program} found")
+            assert finding["subject"] == port
+            assert finding["finding"].startswith(f"{program} is a proxy too")
+            assert f"kill {process.pid}" in finding["remedy"]
+        finally:
+            process.kill()
+            process.wait(5)
+        wait_for(lambda: not around(diagnose(scene)), 15, f"{program} gone")
+    elsewhere = scene.u.popen(["ndppd", "-c", str(ndppd)], stderr=subprocess.DEVNULL)
+    try:
+        assert not around(diagnose(scene))
+    finally:
+        elsewhere.kill()
+        elsewhere.wait(5)
+
+
+def test_every_check_is_provoked() -> None:
+    """None of the checks of this part is without a test above."""
+    names = {check.name for part in (filters, around_checks) for check in part.CHECKS}
+    provoked = {case.check for case in CASES.values()}
+    assert names == provoked | {"other-proxy", "bridge-multicast", "firewall-bridge"}

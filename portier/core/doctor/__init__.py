@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from portier.core.doctor import filters, machine, ports, process, told, traffic, ways
+from portier.core.doctor import around, filters, machine, ports, process, told, traffic, ways
 from portier.core.doctor.finding import Check
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -16,6 +16,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *ports.CHECKS,
     *machine.CHECKS,
     *filters.CHECKS,
+    *around.CHECKS,
     *ways.CHECKS,
     *traffic.CHECKS,
     *told.CHECKS,

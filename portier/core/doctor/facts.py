@@ -126,6 +126,30 @@ class Barrier(NamedTuple):
     table: int
 
 
+class Proxy(NamedTuple):
+    """Another program that answers for others.  ``ports`` are the interfaces (by index) that it listens on, 0
+    for all."""
+
+    name: str
+    pid: int
+    ports: frozenset[int]
+
+
+class Member(NamedTuple):
+    """A member of a bridge.  ``peer`` is the interface (by index) at the other end of its cable, 0 where that
+    is not here; ``snoops`` says that the bridge does (MLD), ``floods`` that multicast goes out of the member
+    without a membership, and ``suppress`` that the bridge answers in the place of who is asked for."""
+
+    ifindex: int
+    name: str
+    bridge: int
+    bridge_name: str
+    peer: int
+    snoops: bool
+    floods: bool
+    suppress: bool
+
+
 class Networkd(NamedTuple):
     """systemd-networkd, which runs here.  ``routes`` and ``rules`` say whether it removes those that others
     made; ``unmanaged`` are the interfaces (by index) that it leaves alone."""
@@ -146,7 +170,8 @@ class Facts:
     ``told`` what it warns of, or would if it ran; ``lacking`` the capabilities it does not have; ``hosts``
     those it knows behind downstreams, the first of many.  ``snapshot`` is the kernel as it is, with all
     routes; ``sysctls`` are values by path below /proc/sys, of those that no snapshot shows.  ``networkd`` is
-    None where it does not run.  ``ruleset`` are the packet filters.
+    None where it does not run.  ``ruleset`` are the packet filters, ``proxies`` other proxies
+    that run here, ``members`` those of bridges.
     """
 
     config_file: str = ""
@@ -162,6 +187,8 @@ class Facts:
     setup: Setup | Unknown = _NOT_SOUGHT
     sysctls: Mapping[str, str] = field(default_factory=dict)
     ruleset: Ruleset | Unknown = _NOT_SOUGHT
+    proxies: tuple[Proxy, ...] | Unknown = _NOT_SOUGHT
+    members: tuple[Member, ...] | Unknown = _NOT_SOUGHT
 
 
 def running(facts: Facts) -> Daemon:
