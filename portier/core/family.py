@@ -45,8 +45,8 @@ class Heard(NamedTuple):
     ``source`` is the address that asks, `target` the one that is asked for, probed for or advertised.
     ``link_layer`` is the link-layer address that the message names, b"" where it names none; ``nonce`` b""
     where there is none.  ``everybody`` says that it was for the whole link.  The flags are those of an
-    advertisement; ``router`` is None where the family has no such flag.  ``news`` says that it tells those
-    who have not heard of the host, and objects to nobody.
+    advertisement, ``override`` where a host speaks for itself; ``router`` is None where the family has no
+    such flag.  ``news`` says that it tells those who have not heard of the host, and objects to nobody.
     """
 
     kind: Kind
@@ -80,6 +80,10 @@ def read(frame: bytes) -> Heard | Verdict:
     kind, _, ether_source, source, destination, flags, target, link_layer, nonce = message
     everybody = destination[0] == 0xFF
     if kind == ndp.ADVERTISEMENT:
+        solicited = bool(flags & ndp.S_FLAG)
+        # What answers a unicast solicitation may leave the link-layer address out (RFC 4861 section 7.2.4).
+        # Linux leaves O out with it: there is nothing to override. From the address itself it is the host's.
+        own = solicited and not link_layer and source == target
         return Heard(
             Kind.ADVERTISEMENT,
             ether_source,
@@ -88,8 +92,8 @@ def read(frame: bytes) -> Heard | Verdict:
             link_layer,
             nonce,
             everybody,
-            bool(flags & ndp.S_FLAG),
-            bool(flags & ndp.O_FLAG),
+            solicited,
+            own or bool(flags & ndp.O_FLAG),
             bool(flags & ndp.R_FLAG),
             destination == ndp.ALL_ROUTERS,
         )

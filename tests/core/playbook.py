@@ -14,6 +14,9 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
+from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
+from scapy.layers.l2 import Ether
+
 from portier.core import arp, ndp
 from portier.core.model import Bound, EventKind, Group, HostRoute, Live, Port, Role, Rule
 from portier.core.outcome import (
@@ -261,6 +264,19 @@ class Playbook:
             self.mac_of(ifindex), mac(host), ip(target), destination, ip(target), bits, mac(says or host)
         )
         return self.receive(ifindex, frame)
+
+    def confirms(self, ifindex: int, target: str, host: int) -> Verdict:
+        """Host `host` answers a unicast solicitation of ours as Linux does: with neither O nor its
+        link-layer address."""
+        source = self._port(ifindex).source
+        if Stage.family == 4 or source is None:
+            return self.na(ifindex, target, host)
+        message = (
+            Ether(src=mac(host).hex(":"), dst=self.mac_of(ifindex).hex(":"))
+            / IPv6(src=str(ip_address(ip(target))), dst=str(ip_address(source)), hlim=255)
+            / ICMPv6ND_NA(tgt=str(ip_address(ip(target))), R=0, S=1, O=0)
+        )
+        return self.receive(ifindex, ndp.NO_OFFLOAD + bytes(message))
 
     def host_asks(self, ifindex: int, target: str, *, heard_on: int = 0) -> Verdict:
         """The stack of the proxy's own host solicits on a port."""

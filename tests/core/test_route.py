@@ -1508,6 +1508,39 @@ def test_an_owner_that_speaks_keeps_its_address() -> None:
         assert play.where("::5") == D
 
 
+def test_a_host_that_answers_a_probe_is_no_proxy() -> None:
+    """Its answer to a unicast solicitation has no O flag; it keeps its address all the same."""
+    play = Playbook()
+    play.learn(D, "::5", 5)
+    play.pass_time(31)
+    play.ns(U, ROUTER, "::5", 1)
+    assert play.of("PROBE", D)
+    play.confirms(D, "::5", 5)
+
+    play.ns(E, "::5", "::1", 66)
+    play.na(E, "::5", 66)
+    play.confirms(D, "::5", 5)
+    play.na(E, "::5", 66)
+    play.confirms(D, "::5", 5)
+    play.pass_time(2)
+    assert play.where("::5") == D
+
+
+@nd_only
+def test_a_host_proves_itself_against_a_proxy_by_answering_a_probe() -> None:
+    """It came from where another proxy still answers for it, and Linux answers a unicast solicitation without
+    the O flag."""
+    play = Playbook()
+    play.ns(D, "fe80::6", "::5", 6)
+    play.na(U, "::5", 88, flags="S")
+    assert play.where("::5") == U
+
+    play.ns(D, "::5", "::1", 5)
+    play.na(U, "::5", 88, flags="S")
+    play.confirms(D, "::5", 5)
+    assert (play.where("::5"), play.route("::5")) == (D, D)
+
+
 @nd_only
 def test_an_advertisement_without_override_contests_nothing() -> None:
     """RFC 4861 section 7.2.5: another proxy's O=0 against the host's own O=1."""

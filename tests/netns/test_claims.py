@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netns.lab import Host, Lab, holds_for, wait_for
+from tests.netns.lab import Capture, Host, Lab, holds_for, wait_for
 from tests.netns.scenes import (
     NET,
     OVERRIDE,
     PROXY,
+    SOLICITED,
     UPSTREAM,
     Scene,
     advertise,
@@ -101,6 +102,31 @@ def test_claim_of_a_known_address_by_answering(scene: Scene, victim: str) -> Non
     scene.portier.wait_event(address, villain.mac("eth0"))
     assert reaches(other, address)
     assert scene.p.host_routes().get(address) != "tap1"
+
+
+def test_claim_of_an_address_that_was_confirmed_by_unicast(lab: Lab) -> None:
+    """The owner's answer to a unicast solicitation has no O flag (so Linux): that makes it no proxy, whose
+    word a host's own would beat."""
+    scene = vps(lab)
+    scene.start(config(extra="timers: {reachable: 200ms, retransmit: 300ms}"))
+    address, villain = guest(2), scene.guests[1]
+    at_owner = scene.guests[2].capture("eth0")
+    scene.u.inject("eth0", solicit(scene.u, address))
+    wait_for(lambda: scene.p.host_routes().get(address), 5, "known")
+    wait_for(lambda: confirmed(scene, at_owner, address), 5, "asked by unicast, and answered")
+
+    for _ in range(5):
+        villain.inject("eth0", solicit(villain, f"{NET}4242", source=address))
+        to = {"to": scene.p.link_local("tap1"), "to_mac": scene.p.mac("tap1")}
+        villain.inject("eth0", advertise(villain, address, flags=SOLICITED | OVERRIDE, **to))
+    scene.portier.wait_event(address, villain.mac("eth0"))
+    holds_for(lambda: scene.p.host_routes().get(address) == "tap2", 0.7, "the owner keeps it")
+
+
+def confirmed(scene: Scene, at_owner: Capture, address: str) -> bool:
+    """Ask once more; whether the owner was asked by unicast, and answered without the O flag."""
+    scene.u.inject("eth0", solicit(scene.u, address))
+    return any(not frame.raw[58] & OVERRIDE for frame in at_owner.advertisements(address, outgoing=True))
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
