@@ -161,9 +161,11 @@ class Fabric:
         )
 
     def leads(self, *addresses: str) -> set[str]:
-        """The interfaces by which the border router reaches hosts; without those it has no route to."""
+        """The proxies by which the border router reaches hosts; without those it has no route to."""
+        gateways = {addresses4(number)[1]: f"p{number}" for number in self.proxies}
+        gateways |= {f"2001:db8:ffff:{number}::2": f"p{number}" for number in self.proxies}
         shown = self.border.ip_json("-6 route show") + self.border.ip_json("-4 route show")
-        return {str(route["dev"]) for route in shown if route["dst"] in addresses}
+        return {gateways[route["gateway"]] for route in shown if route["dst"] in addresses}
 
 
 def portier_config(text: str) -> str:
@@ -174,18 +176,24 @@ def portier_config(text: str) -> str:
     return "\n".join(lines[begin:end]) + "\n"
 
 
-def fabric(lab: Lab, start: Start, text: str) -> Fabric:
-    """Build it, with Portier and a routing daemon on each proxy; returns when the sessions are up."""
+def fabric(lab: Lab, start: Start, text: str, *, switched: bool = False) -> Fabric:
+    """Build it, with Portier and a routing daemon on each proxy; returns when the sessions are up.
+    ``switched`` makes one link of the proxies' links to the border router."""
     made = Fabric(lab, lab.host("border", forwarding=True))
     made.border.sysctl("net/ipv4/ip_forward", 1)
     made.border.ip(f"addr add {WORLD}/128 dev lo", f"addr add {WORLD4}/32 dev lo")
     config = BORDER
+    if switched:
+        lab.bridge(made.border, "br0")
     for number in (1, 2):
         proxy = made.proxies[number] = lab.host(f"p{number}")
         lab.link(made.border, f"eth{number}", proxy, "eth0")
+        if switched:
+            lab.plug(made.border, "br0", f"eth{number}")
+        border_port = "br0" if switched else f"eth{number}"
         router4, own4 = addresses4(number)
-        made.border.add(f"eth{number}", f"2001:db8:ffff:{number}::1/64")
-        made.border.ip(f"addr add {router4}/30 dev eth{number}")
+        made.border.add(border_port, f"2001:db8:ffff:{number}::1/64")
+        made.border.ip(f"addr add {router4}/30 dev {border_port}")
         proxy.add("eth0", f"2001:db8:ffff:{number}::2/64")
         proxy.ip(
             f"addr add {own4}/30 dev eth0",
@@ -234,15 +242,20 @@ def leads_nowhere(host: Host, address: str) -> bool:
     return not host.ip_json(f"-6 route show {address}")
 
 
-@pytest.mark.parametrize(
-    ("start", "text"), [pytest.param(start_bird, BIRD, id="bird"), pytest.param(start_frr, FRR, id="frr")]
-)
-def test_a_host_is_reached_wherever_it_is(lab: Lab, start: Start, text: str) -> None:
+CASES = [
+    pytest.param(start_bird, BIRD, False, id="bird"),
+    pytest.param(start_frr, FRR, False, id="frr"),
+    pytest.param(start_bird, BIRD, True, id="bird, on one link"),
+]
+
+
+@pytest.mark.parametrize(("start", "text", "switched"), CASES)
+def test_a_host_is_reached_wherever_it_is(lab: Lab, start: Start, text: str, switched: bool) -> None:
     """With the shipped configurations: a host that one proxy has learned is reached through the other within
     three seconds, from the border and from a guest that believes it on its own link; it is found again when
     it moves, whether its old port goes with it or not; and nobody leads to it when it is gone."""
     need(start, lab)
-    made = fabric(lab, start, text)
+    made = fabric(lab, start, text, switched=switched)
     a, b, switch = lab.host("a"), lab.host("b"), lab.host("switch")
     lab.bridge(switch, "br0")
     lab.link(switch, "uplink", made.proxies[1], "tap1")
@@ -256,14 +269,14 @@ def test_a_host_is_reached_wherever_it_is(lab: Lab, start: Start, text: str) -> 
         took = reached(b, A, A4)
         assert took < 3, "data flows"
         assert reached(made.border, A, A4) < 3
-        assert made.leads(A, A4) == {"eth1"}
+        assert made.leads(A, A4) == {"p1"}
 
     # Out of the switch: nothing tells the first proxy.  It misses the host when that is silent.
     a.ip("link del eth0")
     made.plug(a, 2, "tap2")
     with speaking(a):
         silent = reached(b, A, A4)
-        wait_for(lambda: made.leads(A, A4) == {"eth2"}, 10, "the border follows")
+        wait_for(lambda: made.leads(A, A4) == {"p2"}, 10, "the border follows")
         reached(made.border, A, A4)
         wait_for(lambda: A not in made.proxies[1].host_routes(), 10, "the first proxy's route is gone")
         assert made.proxies[2].host_routes()[A] == "tap2"
@@ -273,7 +286,7 @@ def test_a_host_is_reached_wherever_it_is(lab: Lab, start: Start, text: str) -> 
     made.plug(a, 1, "tap2")
     with speaking(a):
         with_port = reached(b, A, A4)
-        wait_for(lambda: made.leads(A, A4) == {"eth1"}, 10, "the border follows")
+        wait_for(lambda: made.leads(A, A4) == {"p1"}, 10, "the border follows")
         reached(made.border, A, A4)
 
     begin = time.monotonic()
