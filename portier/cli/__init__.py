@@ -46,7 +46,7 @@ COMMANDS = {
 
 
 INTERVALS = (0.25, 3600.0)  # seconds between two looks of `top`, at least and at most
-SCHEMAS = ("config", "status", "neighbors", "explain", "plan", "watch", "doctor")  # config, or of --json
+PRINTED = ("check", "plan", "status", "neighbors", "watch", "explain", "doctor")  # have --json, with a schema
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,9 +207,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="svg or dot: a picture of groups, ports and hosts, upstream on the left, red where something is "
         "wrong; svg for a browser, dot for graphviz",
     )
-    for printed in (pictures, *(made[name] for name in SCHEMAS[2:])):
+    for printed in (pictures, *(made[name] for name in PRINTED if name != "status")):
         printed.add_argument("--json", action="store_true", help="JSON, for programs")
-    made["check"].add_argument("--json", action="store_true", help="JSON, for programs")
     made["status"].add_argument("--strict", action="store_true", help="waiting ports count as degraded")
     made["top"].add_argument(
         "-i",
@@ -244,8 +243,8 @@ def make_parser() -> argparse.ArgumentParser:
     made["schema"].add_argument(
         "of",
         nargs="?",
-        choices=SCHEMAS,
-        default=SCHEMAS[0],
+        choices=("config", *PRINTED, "probe"),
+        default="config",
         help="of the configuration (the default), or of what that command prints with --json",
     )
     made["lift"].add_argument("port", metavar="PORT", help="the interface, as `portier status` names it")

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from portier.cli import SCHEMAS, text
+from portier.cli import PRINTED, text
 from portier.core.model import EventKind, Limits
 from portier.core.outcome import Verdict
 from portier.system.control import ControlClient
@@ -24,7 +24,6 @@ from tests.netns.lab import Keeper, Lab, UnixConnection, wait_for
 from tests.netns.scenes import NET, Scene, config, guest, solicit, vps
 
 PATIENCE = 20.0
-PRINTED = SCHEMAS[1:]
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def metrics(scene: Scene) -> str:
         return connection.getresponse().read().decode()
 
 
-@pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.parametrize("name", [*PRINTED, "probe"])
 def test_documents_are_printed(portier: Portier, name: str) -> None:
     """`portier schema` prints the document of each format, which is a JSON Schema that allows nothing but
     what it describes, and describes all of it; it names version 1 and says what may be added to that."""
@@ -150,6 +149,31 @@ def test_mode_route(scene: Scene) -> None:
     assert told(scene, "plan") == {"version": 1, "steps": [], "warnings": [], "daemon": True}
     scene.portier.write(config("[2001:db8:77::/64]", downstream="[tap1, later0]", head="watch: false"))
     assert told(scene, "plan")["steps"]
+
+
+def test_probe(scene: Scene) -> None:
+    """What a probe finds, of a host that is there and of an address that no rule allows."""
+    scene.start(config())
+    for address, code in ((guest(1), 0), ("2001:db8:dead::1", 3)):
+        done = scene.portier.cli("doctor", "--probe", address, "--json")
+        assert done.returncode == code, done.stdout
+        answer = json.loads(done.stdout)
+        valid("probe", answer)
+        assert answer["works"] is (code == 0)
+
+
+def test_check(portier: Portier, tmp_path: Path) -> None:
+    """What `check` says of a configuration that is right, of one that is wrong and of none."""
+    file = tmp_path / "portier.yaml"
+    for said, code in ((config(), 0), (config(extra="answer: perhaps\nanswr: no"), 78), ("", 78)):
+        file.write_text(said)
+        if not said:
+            file.unlink()
+        done = portier("check", "--json", "-c", str(file), lines=9)
+        assert done.returncode == code
+        answer = json.loads(done.stdout)
+        valid("check", answer)
+        assert answer["valid"] is (code == 0)
 
 
 def test_mode_relay(scene: Scene) -> None:
