@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 from portier.config.peers import convert
 from tests.netns.lab import ROOT, Host, Keeper, Lab, wait_for
@@ -35,7 +36,6 @@ class Site:
         self.proxy = lab.host("proxy")
         lab.link(self.outside, "eth0", self.proxy, uplink)
         self.outside.add("eth0", f"{NET}:1/64")
-        self.ports = [uplink]
         self.settled: Callable[[], bool] = lambda: True
 
     def address(self, interface: str) -> None:
@@ -48,13 +48,6 @@ class Site:
         self.lab.bridge(self.proxy, name)
         for link in links:
             self.lab.plug(self.proxy, name, link)
-
-    def ready(self, group: dict[str, Any]) -> bool:
-        """Whether Portier does its work on all ports."""
-        states = {
-            port["name"]: (port["relay"] or {"service": port["state"]})["service"] for port in group["ports"]
-        }
-        return all(states.get(name) in {"active", "forwarding"} for name in self.ports)
 
     def guest(self, name: str, link: str, address: str, gateway: str) -> Host:
         """A host behind a link of the proxy."""
@@ -72,7 +65,6 @@ def docker(lab: Lab) -> Site:
     site.guest("container", "veth1", f"{NET}0:d::2/80", f"{NET}0:d::1")
     site.bridge("docker0", "veth1")
     site.proxy.add("docker0", f"{NET}0:d::1/80")
-    site.ports = ["eth0", "docker0"]
     return site
 
 
@@ -92,7 +84,6 @@ def machines(lab: Lab) -> Site:
     site.guest("vm", "tap100i0", f"{NET}:10/64", "fe80::1")
     site.bridge("vmbr1", "tap100i0")
     site.proxy.add("vmbr1", "fe80::1/64")
-    site.ports = ["vmbr0", "vmbr1"]
     return site
 
 
@@ -106,10 +97,9 @@ def hotspot(lab: Lab) -> Site:
     conf = lab.directory / "radvd.conf"
     conf.write_text(
         "interface eth0 { AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4; "
-        f"prefix {NET}:/64 {{ }}; }};\n"
+        f"AdvDefaultLifetime 1800; prefix {NET}:/64 {{ }}; }};\n"
     )
     site.outside.popen(["radvd", "-n", "-m", "none", "-C", str(conf), "-p", str(conf.with_suffix(".pid"))])
-    site.ports = ["wlan0", "wlan1", "eth0"]
 
     def settled() -> bool:
         valid = [address for address, state in guest.addresses("eth0").items() if state == "valid"]
@@ -146,14 +136,13 @@ class Player:
     def __init__(self, site: Site, config: str, old: dict[str, str]) -> None:
         self._site = site
         self._etc, programs = site.lab.directory / "etc", site.lab.directory / "bin"
-        daemon = site.lab.portier(config, on=site.proxy)
-        wait_for(lambda: site.ready(daemon.group()), 30, f"{site.ports} are in service")
+        self._daemon = daemon = site.lab.portier(config, on=site.proxy)
+        self._await_ports()
         wait_for(site.settled, 30, "all hosts have their addresses")
         self._etc.mkdir()
         programs.mkdir()
         for name, text in old.items():
             (self._etc / name).write_text(text, encoding="utf-8")
-        self._config = daemon.config
         program = programs / "portier"
         program.write_text(
             f'#!/bin/sh\nexec {sys.executable} -m portier "$@" -c {daemon.config} '
@@ -162,13 +151,36 @@ class Player:
         program.chmod(0o755)
         self._path = f"PATH={programs}:/usr/sbin:/usr/bin:/sbin:/bin COLUMNS=104 PYTHONPATH={ROOT}"
 
+    def _await_ports(self) -> None:
+        """Wait until Portier does its work on the ports that the configuration names."""
+        (group,) = yaml.safe_load(self._daemon.config.read_text(encoding="utf-8"))["groups"].values()
+        named = [group["upstream"]]
+        named += (
+            [group["downstream"]] if isinstance(group.get("downstream"), str) else group.get("downstream", [])
+        )
+
+        def ready() -> bool:
+            ports = {port["name"]: port for port in self._daemon.group()["ports"]}
+            states = {
+                name: (port["relay"] or {"service": port["state"]})["service"] for name, port in ports.items()
+            }
+            return all(states.get(name) in {"active", "forwarding"} for name in named if "*" not in name)
+
+        wait_for(ready, 30, f"{named} are in service")
+
+    def save(self, config: str) -> None:
+        """Make this the configuration, as a user does who saves the file."""
+        self._daemon.config.write_text(config, encoding="utf-8")
+        self.run("portier reload")
+        self._await_ports()
+
     def run(self, command: str, host: str = "") -> list[str]:
         """What a command prints, as the user of that host would see it."""
         etc = str(self._etc)
-        line = command.replace("/etc/portier.yaml", str(self._config)).replace("/etc/", f"{etc}/")
+        line = command.replace("/etc/portier.yaml", str(self._daemon.config)).replace("/etc/", f"{etc}/")
         on = self._site.lab.hosts[host or "proxy"]
         done = on.run(["sh", "-c", f"export {self._path}; {{ {line}; }} 2>&1"], check=False, timeout=60)
-        said = done.stdout.replace(str(self._config), "/etc/portier.yaml").replace(f"{etc}/", "/etc/")
+        said = done.stdout.replace(str(self._daemon.config), "/etc/portier.yaml").replace(f"{etc}/", "/etc/")
         return said.rstrip("\n").split("\n") if said.strip() else []
 
 

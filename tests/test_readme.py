@@ -27,12 +27,12 @@ ROOT = Path(__file__).parent.parent
 PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_CONSOLE = re.compile(r"^```(console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIES = (
     (re.compile(r" \(\d+ \w+(, \d+ \w+)*\)|, \d+ (being )?asked for( that nobody has)?"), ""),
     (re.compile(r"fe80::[0-9a-f:]+"), "fe80::x"),
     (re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b"), "MAC"),
     (re.compile(r"(?<![\w:.])\d+(?:\.\d+)? (?:ms|s|min|h|d)(?: \d+ (?:s|min|h))?\b"), "TIME"),
+    (re.compile(r"\b\d+sec\b"), "TIME"),
     (re.compile(r"(?<![\w:./-])\d+(?:\.\d+)?(?![\w:./])"), "N"),
     (re.compile(r"[ \t]+"), " "),
 )
@@ -148,8 +148,10 @@ def test_situations_are_real(keeper: Keeper, heading: str) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
     text, config, old = situation(heading)
     with playing(keeper, heading, config, old) as player:
-        for block in blocks("console", text):
-            for host, command, output in commands(block):
+        for kind, block in _BLOCK.findall(text):
+            if kind == "yaml":
+                player.save(block)
+            for host, command, output in commands(block) if kind == "console" else ():
                 assert steady(player.run(command, host)) == steady(output), command
 
 
@@ -157,7 +159,7 @@ def test_situations_are_those_of_the_examples() -> None:
     """What a situation has the user write is what the example says that it names, or the core of it."""
     for heading in SITUATIONS:
         text, config, _ = situation(heading)
-        for name in re.findall(r"examples/([a-z-]+\.yaml)", text):
+        for name in re.findall(r"`examples/([a-z-]+\.yaml)`", text):
             example = yaml.safe_load((ROOT / "examples" / name).read_text(encoding="utf-8"))
             for group, keys in yaml.safe_load(config)["groups"].items():
                 assert keys.items() <= example["groups"][group].items(), (heading, name)
@@ -202,12 +204,18 @@ def write() -> None:
     now = played()
 
     def from_demo(match: re.Match[str]) -> str:
+        if match[1] != "console":
+            return match[0]
         typed = [command for _, command, _ in commands(match[2])]
         said = "\n".join("\n".join([f"$ {command}", *now[command]]) for command in typed)
         return f"```console\n{said}\n```"
 
     def from_situation(player: Player, match: re.Match[str]) -> str:
         lines = []
+        if match[1] == "yaml":
+            player.save(match[2])
+        if match[1] != "console":
+            return match[0]
         for host, command, _ in commands(match[2]):
             lines += [f"{host}$ {command}", *player.run(command, host)]
         return "```console\n" + "\n".join(lines) + "\n```"
@@ -218,9 +226,9 @@ def write() -> None:
         if heading in SITUATIONS:
             _, config, old = situation(heading)
             with playing(keeper, heading, config, old) as player:
-                fresh = _CONSOLE.sub(partial(from_situation, player), text)
+                fresh = _BLOCK.sub(partial(from_situation, player), text)
         else:
-            fresh = _CONSOLE.sub(from_demo, text)
+            fresh = _BLOCK.sub(from_demo, text)
         written = written.replace(text, fresh)
     keeper.close()
     README.write_text(written, encoding="utf-8")
