@@ -127,6 +127,7 @@ TYPED = {
     "portier --config=old\tche\t": ["--config", "old", "file.conf", "check"],
     "portier check --repl\told\t": ["check", "--replace", "old", "file.conf"],
     "portier import np\told\t": ["import", "npd6", "old", "file.conf"],
+    "portier watch --kind=conf\tl\t --kind lea\t": ["watch", "--kind", "conflict", "--kind", "learned"],
     "portier --runtime-dir compl\t": ["--runtime-dir", "completions"],
     f"portier lift {LO}\t": ["lift", "lo"],
 }
@@ -146,6 +147,7 @@ FISH = {
     "portier -c old": ["old file.conf"],
     "portier --runtime-dir ch": [],
     "portier import n": ["ndppd", "npd6"],
+    "portier watch --kind lo": ["loop", "lost"],
     "portier import npd6 old": ["old file.conf"],
     f"portier lift {LO}": ["lo"],
     "portier reload --js": [],

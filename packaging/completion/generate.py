@@ -17,9 +17,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from portier.cli import COMMANDS, make_parser  # from this tree, whatever is installed
+from portier.core.model import EventKind
+from portier.runtime.feed import PACKET
 
 # What is completed for a value, by its name in the help; nothing for another name.
 KINDS = {"FILE": "file", "FILE=CANDIDATE": "file", "DIR": "directory", "PORT": "port", "GROUP": "group"}
+WORDS = {"KIND": (*EventKind, PACKET)}
 GROUPS = r"portier check 2>/dev/null | sed -n 's/^group \([^,]*\),.*/\1/p'"
 MADE = "# Made by packaging/completion/generate.py from the program's own parser."
 
@@ -47,7 +50,7 @@ class Command:
 
 
 def _argument(action: argparse.Action) -> Argument:
-    words = tuple(map(str, action.choices or ()))
+    words = tuple(map(str, action.choices or WORDS.get(str(action.metavar), ())))
     kind = "" if action.nargs == 0 or words else KINDS.get(str(action.metavar), "none")
     # argparse has no public name for actions that append.
     repeated = isinstance(action, argparse._AppendAction)  # noqa: SLF001

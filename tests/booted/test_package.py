@@ -62,6 +62,7 @@ def test_clean_debian_takes_the_package(clean_root: Root, package: Path) -> None
     for file in (
         "man/man8/portier.8.gz",
         "man/man5/portier.yaml.5.gz",
+        "man/man7/portier-situations.7.gz",
         "bash-completion/completions/portier",
         "zsh/vendor-completions/_portier",
         "fish/vendor_completions.d/portier.fish",
