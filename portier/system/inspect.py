@@ -117,11 +117,14 @@ def _barriers(chunks: Iterator[bytes]) -> Iterator[Barrier]:
 # -- systemd-networkd ----------------------------------------------------------------------------------
 
 
-def networkd(links: Iterable[int], root: Path = Path("/")) -> Networkd | None:
+def networkd(links: Iterable[int], root: Path = Path("/")) -> Networkd | Unknown | None:
     """How systemd-networkd deals with what others make, None where it does not run.  ``links`` are the
     interfaces (by index) that matter; ``root`` is where its files are."""
-    if not runs(_NETWORKD, root):
-        return None
+    try:
+        if not runs(_NETWORKD, root):
+            return None
+    except PermissionError:
+        return Unknown("only root sees whether systemd-networkd runs in this network namespace")
     settings = _networkd_settings(root)
     return Networkd(
         routes=_is_on(settings, "ManageForeignRoutes"),
@@ -131,18 +134,14 @@ def networkd(links: Iterable[int], root: Path = Path("/")) -> Networkd | None:
 
 
 def runs(name: str, root: Path = Path("/")) -> bool:
-    """Whether a process of that name (at most 15 characters) runs in this network namespace."""
+    """Whether a process of that name (at most 15 characters) runs in this network namespace.  PermissionError
+    where one runs of which that cannot be told."""
     proc = root / "proc"
-    try:
-        here = (proc / "self/ns/net").readlink()
-    except OSError:
-        return False
+    here = (proc / "self/ns/net").readlink()
     for comm in proc.glob("[0-9]*/comm"):
-        with contextlib.suppress(OSError):
-            if (
-                comm.read_text(errors="replace").strip() == name
-                and (comm.parent / "ns/net").readlink() == here
-            ):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            named = comm.read_text(errors="replace").strip() == name
+            if named and (comm.parent / "ns/net").readlink() == here:
                 return True
     return False
 
