@@ -577,7 +577,10 @@ def test_many_hosts_are_one_finding() -> None:
     """A thousand hosts behind one wrong route are one line, with a few of their names."""
     hosts = tuple(Host(f"2001:db8:7::{n:x}", "lan", "tap1", "yes", "eth0") for n in range(1, 1001))
     (finding,) = found(facts(hosts=hosts), "host-route")
-    assert "2001:db8:7::1, 2001:db8:7::2, 2001:db8:7::3 and 997 more are behind tap1" in finding.finding
+    assert (
+        "2001:db8:7::1, 2001:db8:7::2, 2001:db8:7::3 and 997 more go out of eth0, and not to tap1"
+        in finding.finding
+    )
 
 
 def test_forwarding_waits_for_the_daemon() -> None:

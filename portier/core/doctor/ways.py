@@ -82,9 +82,9 @@ def _host_route(facts: Facts) -> Iterator[Finding]:
             continue
         yield problem(
             f"group {group}",
-            f"{named}{many} {'is' if len(addresses) == 1 else 'are'} behind {port}, but the kernel sends what "
-            + ("is for it " if len(addresses) == 1 else "is for them ")
-            + (f"out of {way}" if way else "nowhere: it has no route there, or one that ends in nothing"),
+            f"packets for {named}{many} go "
+            + (f"out of {way}" if way else "nowhere, for want of a route or by one that ends in nothing")
+            + f", and not to {port}, where hosts with these addresses are",
             f"ip {version}route get {addresses[0]}",
             f"ip {version}route show table all match {addresses[0]}",
         )
