@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
 from portier import config as configuration
-from portier.cli import exits, probe, text
+from portier.cli import complain, exits, probe, text
 from portier.core import plan
 from portier.core.doctor import CHECKS
 from portier.core.doctor.facts import Daemon, Facts, Host, Networkd, Setup, Told, Unknown
@@ -40,6 +40,9 @@ def run(options: argparse.Namespace) -> int:
     """Print the findings; 0 none but notes, 3 some."""
     if options.probe is not None:
         return probe.run(options)
+    if options.on is not None:
+        complain("doctor", "--on says where --probe asks: give an address by --probe")
+        return exits.USAGE
     diagnosis = examine(gather(options), CHECKS)
     if options.json:
         json.dump(_plain(diagnosis), sys.stdout, indent=2)

@@ -62,8 +62,10 @@ MANUAL = {
         {0: "answered", 1: "not answered"},
     ),
     "doctor": Entry(
-        "Each finding says what is wrong, what was seen, and what to type. It works without a daemon too.",
-        {0: "nothing found", 3: "something found"},
+        "Each finding says what is wrong, what was seen, and what to type. It works without a daemon too. "
+        "With --probe it asks the daemon for one address as the router would, follows the question, the "
+        "answer and then a packet through the proxy, and names the hop that fails.",
+        {0: "nothing found but notes, or the address is reached", 3: "something found, or a hop fails"},
     ),
     "reload": Entry(
         "It does what SIGHUP does, and prints the steps that were done, or every error. Groups that did "

@@ -327,7 +327,9 @@ def _holds(ruleset: Ruleset, chain: Chain, rule: Rule, packet: Packet) -> bool |
             else:
                 met = _matches(ruleset, chain, statement["match"], packet)
         elif kind == "limit":
-            met = not statement["limit"].get("inv", False)  # a packet now and then is within it
+            limit = statement["limit"]  # of a named one it is not said here which way round it is
+            # A packet now and then is within it.
+            met = not limit.get("inv", False) if isinstance(limit, Mapping) else None
         elif kind in _TERMINAL or kind in _HARMLESS:
             met = True
         elif kind == "xt":
@@ -495,7 +497,8 @@ def from_nft(objects: Iterable[Mapping[str, Any]], listing: str) -> Ruleset:
             text = words.get((*key, item["handle"]), "a rule that cannot be shown")
             rules[key].append(Rule(tuple(item["expr"]), f"{text} # handle {item['handle']}"))
         elif kind == "set":
-            lasting = not {"timeout", "dynamic"}.intersection(item.get("flags", ()))
+            flags = item.get("flags", ())  # one alone is no list
+            lasting = not {"timeout", "dynamic"}.intersection([flags] if isinstance(flags, str) else flags)
             sets[item["family"], item["table"], item["name"]] = item.get("elem", []) if lasting else None
     return Ruleset(
         tuple(replace(chain, rules=tuple(rules[key])) for key, chain in chains.items()),

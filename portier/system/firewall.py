@@ -34,7 +34,10 @@ def read() -> Ruleset:
     """All rules there are.  Raises `UnreadableError` when they cannot be read, or only in part."""
     if shutil.which("nft", path=_PATH) is None:
         raise UnreadableError("nft is not installed (on Debian: apt install nftables)")
-    objects = json.loads(_output(["nft", "-j", "list", "ruleset"]))["nftables"]
+    try:
+        objects = json.loads(_output(["nft", "-j", "list", "ruleset"]))["nftables"]
+    except ValueError as error:
+        raise UnreadableError(f"nft -j list ruleset: {error}") from error
     rules = firewall.from_nft(objects, _output(["nft", "-a", "list", "ruleset"]))
     chains = [*rules.chains, *_legacy()]
     foreign = firewall.foreign_tables(objects)

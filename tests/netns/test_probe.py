@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jsonschema
 import pytest
 
-from tests.netns.lab import Lab, wait_for
+from tests.netns.lab import ROOT, Lab, wait_for
 from tests.netns.scenes import NET, UPSTREAM, Scene, config, guest, vps
 
 QUICK = "timers: {retransmit: 200ms, negative: 100ms}"
 RULES = f'["{NET}/64", {{deny: "{NET}dead/128"}}, {{allow: "{NET}a1/128", answer: always}}, 198.51.100.0/24]'
+SCHEMA = json.loads((ROOT / "schema" / "portier.probe.schema.json").read_text("utf-8"))
 NEEDS_NFT = pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
 
 
@@ -38,6 +40,7 @@ def probe(scene: Scene, address: str, *more: str) -> dict[str, Any]:
     done = scene.portier.cli("doctor", "--json", "--probe", address, *more)
     assert done.returncode in {0, 3}, done.stdout + done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
+    jsonschema.Draft202012Validator(SCHEMA).validate(answer)
     assert answer["works"] == (done.returncode == 0)
     return answer
 
@@ -231,7 +234,11 @@ def test_mode_relay(lab: Lab) -> None:
 
 def test_nonsense(scene: Scene) -> None:
     """What is no address or no port is said in one line."""
-    for args, code in ((("nonsense",), 64), ((guest(1), "--on", "nosuch0"), 1)):
-        done = scene.portier.cli("doctor", "--probe", *args)
+    for args, code in (
+        (("--probe", "nonsense"), 64),
+        (("--probe", guest(1), "--on", "nosuch0"), 1),
+        (("--on", "eth0"), 64),
+    ):
+        done = scene.portier.cli("doctor", *args)
         assert done.returncode == code, done.stderr
         assert len(done.stderr.splitlines()) == 1
