@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 from xml.etree import ElementTree as ET
 
-from portier.cli import text
+from portier.cli import ports, text
 
 _HOSTS: Final = 8  # of a port; more are summed up
+_PORTS: Final = 24  # of a group that are in good order; more are summed up
 _RED, _AMBER, _GREY, _GREEN, _BLUE, _INK = "#c62828", "#b26a00", "#757575", "#2e7d32", "#1565c0", "#212121"
 _PAPER: Final = {_RED: "#fdecea", _AMBER: "#fff4e0", _GREY: "#f5f5f5", _GREEN: "#e8f5e9", _BLUE: "#e3f2fd"}
 
@@ -53,27 +54,31 @@ def _groups(status: dict[str, Any], hosts: Iterable[dict[str, Any]]) -> Iterator
         if group["worker"]["state"] != "running":
             lines.append(f"worker {group['worker']['state']}")
         sides: dict[str, list[_Port]] = {"upstream": [], "downstream": []}
+        good = [port for port in group["ports"] if ports.in_service(port)]
+        more = {port["name"]: known.get((name, port["name"]), []) for port in good[_PORTS:]}
         for port in group["ports"]:
-            behind = list(_hosts(known.get((name, port["name"]), [])))
-            sides[port["role"]].append(_Port(_port(port, name in in_trouble), behind))
+            if port["name"] not in more:
+                behind = list(_hosts(known.get((name, port["name"]), [])))
+                sides[port["role"]].append(_Port(_port(port, name in in_trouble), behind))
+        if more:
+            count = sum(map(len, more.values()))
+            box = _Box((f"{text.count(len(more))} more ports", "all active"), _GREEN)
+            sides["downstream"].append(_Port(box, [_Box((f"{text.count(count)} hosts",), _GREY)]))
         yield _Group(_Box(tuple(lines), _RED if name in in_trouble else _BLUE), **sides)
 
 
 def _port(port: dict[str, Any], in_trouble: bool) -> _Box:
-    relay = port["relay"] if port["state"] == "active" else None
-    state = relay["service"] if relay else port["state"]
-    lines = [port["name"], state]
-    reason = (relay["reason"] if relay else "") or port["reason"]
-    if reason:
+    lines = [port["name"], ports.state(port)]
+    if reason := ports.why(port):
         lines += text.wrap(reason, 30, hang=0)[:3]
     elif port["answers"]:
         lines.append(f"{text.count(port['answers'])} answered")
-    if state in {"active", "forwarding"}:
+    if ports.in_service(port):
         colour = _GREEN
-    elif state in {"refused", "conflict", "hold-down"} or (in_trouble and port["role"] == "upstream"):
+    elif ports.faulty(port) or (in_trouble and port["role"] == "upstream"):
         colour = _RED
     else:
-        colour = _GREY if state == "standby" else _AMBER
+        colour = _GREY if ports.state(port) == "standby" else _AMBER
     return _Box(tuple(lines), colour)
 
 
@@ -113,8 +118,8 @@ def dot(status: dict[str, Any], hosts: list[dict[str, Any]]) -> str:
     for number, group in enumerate(_groups(status, hosts)):
         hub = f"g{number}"
         lines.append(_node(hub, group.box))
-        for side, ports in (("u", group.upstream), ("d", group.downstream)):
-            for place, port in enumerate(ports):
+        for side, found in (("u", group.upstream), ("d", group.downstream)):
+            for place, port in enumerate(found):
                 name = f"{hub}{side}{place}"
                 lines += [_node(name, port.box), _edge(side, name, hub, port.box.colour)]
                 for last, host in enumerate(port.hosts):
@@ -201,12 +206,12 @@ def svg(status: dict[str, Any], hosts: list[dict[str, Any]]) -> str:
         )
         middle = top + high / 2
         inner, outer = places[2], places[2] + widths[2]
-        for ports, edge, column, beyond in (
+        for found, edge, column, beyond in (
             (group.upstream, inner, 1, 0),
             (group.downstream, outer, 3, 4),
         ):
-            at = middle - _stack(map(_tall, ports)) / 2
-            for port in ports:
+            at = middle - _stack(map(_tall, found)) / 2
+            for port in found:
                 centre = at + _tall(port) / 2
                 near, far = places[column], places[column] + widths[column]
                 if column == 1:

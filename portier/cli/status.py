@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from portier.cli import exits, picture, text
+from portier.cli.ports import faulty, in_service, state, why
 from portier.cli.text import BAD, BOLD, DOUBTFUL, FAINT, GOOD, PLAIN, Line
 from portier.cli.verdicts import WHY
 from portier.system.control import ControlClient
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 def waiting(status: dict[str, Any]) -> list[str]:
     """The ports that are not in use, as problems; but for those that the daemon names as such itself."""
     lines = [
-        f"group {group['name']}: {port['name']} is {state(port)}: {_why(port) or 'not there yet'}"
+        f"group {group['name']}: {port['name']} is {state(port)}: {why(port) or 'not there yet'}"
         for group in status["groups"]
         for port in group["ports"]
         if not in_service(port) and state(port) != "hold-down"
@@ -231,7 +232,7 @@ def _ports(ports: list[dict[str, Any]], columns: int, most: int) -> Iterator[Lin
             port["source4"] or "",
             port["mac"] or "",
             text.count(port["drops"]) if port["drops"] else "",
-            _why(port),
+            why(port),
         )
         for port in shown
     ]
@@ -243,36 +244,10 @@ def _ports(ports: list[dict[str, Any]], columns: int, most: int) -> Iterator[Lin
         yield Line(f"  and {left} more active" if shown else f"  {text.plural(left, 'port')} active")
 
 
-def in_service(port: dict[str, Any]) -> bool:
-    """Whether a port takes part in full."""
-    return port["state"] == "active" and (port["relay"] is None or port["relay"]["service"] == "forwarding")
-
-
-def state(port: dict[str, Any]) -> str:
-    """Its state, in mode relay the part that it takes."""
-    relay = port["relay"] if port["state"] == "active" else None
-    return str(relay["service"] if relay else port["state"])
-
-
-def faulty(port: dict[str, Any]) -> bool:
-    """Whether a port is not in use because something is wrong with it."""
-    return state(port) in {"refused", "conflict", "hold-down"}
-
-
 def _style(port: dict[str, Any]) -> str:
     if faulty(port):
         return BAD
     return PLAIN if in_service(port) or state(port) == "standby" else DOUBTFUL
-
-
-def _why(port: dict[str, Any]) -> str:
-    """What is to be said of a port's state: of a hold-down also how long it lasts."""
-    relay = port["relay"] if port["state"] == "active" else None
-    said = [port["reason"]]
-    if relay:
-        left = f"{text.span(relay['left'])} left" if relay["left"] is not None else ""
-        said += [relay["reason"], left]
-    return "; ".join(filter(None, said))
 
 
 # -- what was asked, and what came of it ---------------------------------------------------------------
@@ -296,10 +271,11 @@ def _traffic(group: dict[str, Any], columns: int, rates: Rates | None, most: int
         cells = [port["name"]]
         for number, speed in zip(sums, rate or (0.0,) * len(sums), strict=True):
             cells += [text.count(int(number)) if number else "", _speed(speed)]
-        why = sorted(((WHY[name], many) for name, many in counts.items() if name in WHY), key=_most)
-        rows.append((sums, (*cells, ", ".join(f"{text.count(many)} {reason}" for reason, many in why))))
+        reasons = sorted(((WHY[name], many) for name, many in counts.items() if name in WHY), key=_most)
+        rows.append((sums, (*cells, ", ".join(f"{text.count(many)} {reason}" for reason, many in reasons))))
     rows.sort(key=lambda row: -sum(row[0]))
-    head = ("asked on", "answered", "/s", "relayed", "/s", "not answered", "/s", "because")
+    first, last = ("asked on", "not answered") if group["mode"] == "route" else ("heard on", "dropped")
+    head = (first, "answered", "/s", "relayed", "/s", last, "/s", "because")
     if rows and most:
         shown = [row for _, row in rows[:most]]
         yield from _grid([head, *shown], [FAINT, *(PLAIN,) * len(shown)], columns, ())
@@ -325,9 +301,9 @@ def _speed(speed: float) -> str:
 def _in_vain(group: dict[str, Any], columns: int, most: int) -> Iterator[Line]:
     """Who asked for what in vain, and who disputes whose address."""
     for question in group["refused"][:most]:
-        why = WHY.get(question["verdict"], question["verdict"])
+        reason = WHY.get(question["verdict"], question["verdict"])
         said = f"{question['asker']} asked on {question['port']} for {question['target']}"
-        yield from _wrap(f"{text.span(question['age'])} ago {said}: {why}", columns, indent=2)
+        yield from _wrap(f"{text.span(question['age'])} ago {said}: {reason}", columns, indent=2)
     for dispute in group["contested"][:most]:
         owner = f"{dispute['mac']} on {dispute['port']}" if dispute["mac"] else "this host"
         said = f"{dispute['address']} is held by {owner}, and claimed by {dispute['rival_mac']} on"

@@ -29,6 +29,7 @@ from portier.errors import Refused
 from portier.system.control import ControlClient
 
 _TIMEOUT: Final = 10.0  # seconds in which a daemon answers
+_SLOW: Final = 3.0  # seconds without an answer that are told of
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # the other screen, no cursor, no wrapping
 _LEAVE: Final = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _KEYS: Final = "q quit   space now   + - slower, faster"
@@ -105,7 +106,11 @@ class _Top:
             said = [Line("daemon not running, waiting", BAD)]
             said += [Line(line) for line in text.wrap(text.clean(str(self._last.error)), columns)]
             return [*said[: max(rows - 1, 1)], foot]
-        return [*page(self._last.status, columns, max(rows - 1, 1), rates=self._rates), foot]
+        lines = page(self._last.status, columns, max(rows - 1, 1), rates=self._rates)
+        silence = time.monotonic() - self._last.at
+        if silence > self._interval + _SLOW:
+            lines[0] = Line(f"no answer from the daemon for {text.span(silence)}; this is how it was", BAD)
+        return [*lines, foot]
 
 
 def rates(before: _Sample, now: _Sample) -> Rates | None:

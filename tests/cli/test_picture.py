@@ -120,6 +120,19 @@ def test_many_hosts_are_a_number() -> None:
     assert "1,234 hosts" in picture.dot(HEALTHY, many)
 
 
+def test_many_ports_are_a_number() -> None:
+    """Of ports in good order some are shown, the others summed up with their hosts; those in trouble are all
+    shown."""
+    status = copy.deepcopy(HEALTHY)
+    eth, tap = status["groups"][0]["ports"]
+    tap |= {"state": "refused", "reason": "enslaved to br0"}
+    more = [eth | {"name": f"vnet{number}", "role": "downstream"} for number in range(100)]
+    status["groups"][0]["ports"] = [eth, *more, tap]
+    said = written(svg(status, [host(number, port=f"vnet{number + 50}") for number in range(20)]))
+    assert {"eth0", "vnet22", "77 more ports", "20 hosts", "tap-3"} <= set(said)
+    assert "vnet23" not in said
+
+
 def test_dot_is_taken_by_graphviz() -> None:
     """The real dot draws it, hostile names and all, and they come out as they went in."""
     status = degraded()

@@ -162,8 +162,12 @@ def test_it_is_live(scene: Scene, terminal: Terminal) -> None:
 
 
 def test_the_daemon_goes_and_comes(scene: Scene, terminal: Terminal) -> None:
-    """While no daemon runs it says so and waits, and goes on with the next one."""
+    """While the daemon does not answer, and while none runs, it says so, waits, and goes on when one does."""
     terminal.start(scene.p.popen, "top", "--interval", "0.5", *where(scene))
+    terminal.wait("portier is healthy")
+    scene.portier.signal(signal.SIGSTOP)
+    terminal.wait("no answer from the daemon for", "group lan")
+    scene.portier.signal(signal.SIGCONT)
     terminal.wait("portier is healthy")
     scene.portier.kill9()
     terminal.wait("daemon not running, waiting", "q quit")
