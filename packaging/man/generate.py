@@ -83,7 +83,9 @@ def _brief(action: argparse.Action) -> str:
 
 def _help(action: argparse.Action) -> str:
     text = f"{action.help or ''}."
-    return paragraph(f"{text[0].upper()}{text[1:]}")
+    if text.partition(" ")[0] not in (action.choices or ()):  # those are written as they are typed
+        text = f"{text[0].upper()}{text[1:]}"
+    return paragraph(text)
 
 
 def options() -> str:

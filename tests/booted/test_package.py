@@ -59,6 +59,7 @@ def test_clean_debian_takes_the_package(clean_root: Root, package: Path) -> None
     checks += 'portier check -c "/tmp/$file"; rm "/tmp/$file"; done'
     said = clean_root.run(["sh", "-ec", checks]).stdout
     assert said.count(": valid, ") == len(list(Path("examples").iterdir())), said
+    assert '"title"' in clean_root.run(["portier", "schema", "status"]).stdout
     for file in (
         "man/man8/portier.8.gz",
         "man/man5/portier.yaml.5.gz",
