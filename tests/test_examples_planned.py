@@ -13,6 +13,10 @@ from typing import NamedTuple
 import pytest
 
 from portier.config import load
+from portier.core import plan
+from portier.core.doctor import machine, ports, told, ways
+from portier.core.doctor.facts import Daemon, Facts, Setup, Told
+from portier.core.doctor.finding import examine
 from portier.core.model import Config
 from portier.runtime.reconcile import Reconciler, Round
 from tests.fakes import FakeClock, FakeKernel, FakeRecord, FakeWorkers
@@ -65,6 +69,15 @@ EXPECTED = {
     "vm-bridge.yaml": {"machines": Serves("vmbr0", "2001:db8:7::/64", ("vmbr1",), live=("2001:db8:7::/64",))},
     "vps-docker.yaml": {"docker": Serves("eth0", "2001:db8:7::/64", ("docker0", "br-1", "br-2"))},
     "whole-prefix.yaml": {"everything": Serves("eth0", "2001:db8:7::/64", ("wg0", "eth1"))},
+}
+
+# What doctor finds in an example that is in order: that `always` answers for more than there is, and that
+# routes are left to the user.
+COSTS = {
+    "guests.toml": {"always-overlap"},
+    "vms-and-containers.yaml": {"always-overlap"},
+    "whole-prefix.yaml": {"always-overlap", "routes-off"},
+    "floating-addresses.yaml": {"routed-nowhere"},
 }
 
 
@@ -162,6 +175,35 @@ def test_example_with_its_links(path: Path) -> None:
         live = world.workers.running()[name].live
         assert {*map(str, live)} == set(serves.live)
     assert steps(world.reconciler.round()) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_doctor_finds_an_example_in_order(path: Path) -> None:
+    """Where its links are, but for what the example itself says that it costs."""
+    world = World(path)
+    world.add_links({name: serves.on_link for name, serves in EXPECTED[path.name].items()})
+    world.reconciler.round()
+    snapshot = world.kernel.snapshot()
+    state, report, _ = plan.desired(world.config, snapshot, plan.Memory(), now=0.0)
+    facts = Facts(
+        daemon=Daemon(pid=1, uptime=1.0, file=str(path)),
+        told=tuple(
+            Told(notice.check, problem, of.group.name, notice.finding, notice.remedy)
+            for of in report.groups
+            for problem, notices in ((True, of.problems), (False, of.warnings))
+            for notice in notices
+        ),
+        hosts=(),
+        barriers=(),
+        networkd=None,
+        config=world.config,
+        snapshot=snapshot,
+        setup=Setup(report.groups, state.workers),
+    )
+    checks = (*machine.CHECKS, *ports.CHECKS, *ways.CHECKS, *told.CHECKS)
+    diagnosis = examine(facts, checks)
+    assert {finding.check for finding in diagnosis.findings} == COSTS.get(path.name, set())
+    assert not diagnosis.unmade
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

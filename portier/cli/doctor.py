@@ -26,6 +26,7 @@ from portier.errors import ConfigError, PortierError, Refused
 from portier.system import around, firewall, inspect
 from portier.system.control import ControlClient
 from portier.system.kernel import Kernel
+from portier.system.process import place_holder
 from portier.system.record import Record
 from portier.system.sysctl import too_few_neighbors
 
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 def gather(options: argparse.Namespace) -> Facts:
     """Look at everything that the checks go by."""
     client = ControlClient(options.runtime_dir)
-    status = _status(client)
+    status, mute = _status(client)
     daemon = inspect.daemon(status) if isinstance(status, dict) else status
     file = daemon.file if isinstance(daemon, Daemon) and options.named is None else options.config
     config, problems = _config(file)
@@ -63,6 +64,7 @@ def gather(options: argparse.Namespace) -> Facts:
     setup = _setup(config, snapshot)
     return Facts(
         config_file=str(file),
+        mute=mute,
         problems=problems,
         daemon=daemon,
         told=inspect.told(status) if isinstance(status, dict) else _would_tell(config, setup),
@@ -80,12 +82,17 @@ def gather(options: argparse.Namespace) -> Facts:
     )
 
 
-def _status(client: ControlClient) -> dict[str, Any] | Unknown | None:
+def _status(client: ControlClient) -> tuple[dict[str, Any] | Unknown | None, str]:
+    """What the daemon says, and who it is if there is one that says nothing."""
     try:
         status: dict[str, Any] = client.get("/v1/status")
     except Refused as refused:
-        return None if refused.exit_code == exits.NO_DAEMON else Unknown(str(refused))
-    return status
+        if refused.exit_code != exits.NO_DAEMON:
+            return Unknown(str(refused)), ""
+        if holder := place_holder():
+            return Unknown("the daemon does not answer"), f"the daemon{holder}: {refused}"
+        return None, ""
+    return status, ""
 
 
 def _config(file: Any) -> tuple[Config | Unknown, tuple[str, ...]]:

@@ -262,6 +262,12 @@ OTHER = IPv6Network("2001:db8:8::/64")
 
 FOUND = {
     "no daemon": (facts(daemon=None), "daemon", "no daemon runs", "systemctl start"),
+    "mute": (
+        facts(daemon=Unknown("x"), mute="the daemon (process 7) does not answer: x"),
+        "daemon",
+        "process 7",
+        "--runtime-dir",
+    ),
     "refused": (
         facts(problems=("x:1:2: groups: wrong",)),
         "config",
@@ -604,7 +610,8 @@ def test_what_the_daemon_tells_is_passed_on(check: str) -> None:
         mine = Told(check, bad, "lan", "it is so", "do that")
         (finding,) = found(facts(told=(mine, Told("another", True, "lan", "not this", ""))), check)
         severity = Severity.PROBLEM if bad else Severity.WARNING
-        assert finding == (check, severity, "group lan", "it is so", "", "do that")
+        evidence = "`portier status` says so too"
+        assert finding == (check, severity, "group lan", "it is so", evidence, "do that")
 
 
 def test_live_prefixes_are_judged_too() -> None:

@@ -460,6 +460,22 @@ def test_a_relay_in_order(lab: Lab) -> None:
     wait_found(scene, "hold-down", "tap1 is in hold-down", remedy="portier lift tap1")
 
 
+def test_a_daemon_with_another_runtime_dir(healthy: Scene, tmp_path: Path) -> None:
+    """Doctor knows that one runs, though it does not answer where it is asked."""
+    found = examined(healthy.p, ["-c", str(healthy.portier.config), "--runtime-dir", str(tmp_path)])
+    words = ("a daemon runs in this network namespace", f"process {healthy.portier.pid}")
+    assert matching(found, "daemon", words, "--runtime-dir")
+
+
+def test_other_settings_in_order(lab: Lab) -> None:
+    """Nothing is found where a group has a routing table of its own and the kernel answers for a guest."""
+    rules = f'[{NET}/64, {{allow: "{guest(1)}", answer: kernel, downstream: tap1}}]'
+    scene = served(lab, config(rules, extra="scope: group\nisolate: true"))
+    for number in (1, 2):
+        assert scene.u.ping(guest(number), count=3)
+    assert ask(scene)["findings"] == []
+
+
 def test_a_host_that_the_kernel_looks_for_upstream(healthy: Scene) -> None:
     """A route of somebody's leads to a host behind another way, or just as well as Portier's own."""
     p = healthy.p

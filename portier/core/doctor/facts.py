@@ -166,6 +166,7 @@ _NOT_SOUGHT: Final = Unknown("it was not looked at")
 class Facts:
     """All that the checks go by.
 
+    ``mute`` says of a daemon that does not answer who it is and why.
     ``problems`` is what is wrong with the configuration on disk.  ``daemon`` is None where none runs;
     ``told`` what it warns of, or would if it ran; ``lacking`` the capabilities it does not have; ``hosts``
     those it knows behind downstreams, the first of many.  ``snapshot`` is the kernel as it is, with all
@@ -175,6 +176,7 @@ class Facts:
     """
 
     config_file: str = ""
+    mute: str = ""
     problems: tuple[str, ...] = ()
     daemon: Daemon | Unknown | None = _NOT_SOUGHT
     told: tuple[Told, ...] | Unknown = _NOT_SOUGHT

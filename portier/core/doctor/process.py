@@ -10,7 +10,15 @@ from portier.core.doctor.finding import Check, Finding, problem, warning
 
 
 def _runs(facts: Facts) -> Iterator[Finding]:
-    if known(facts.daemon) is None:
+    if facts.mute:
+        yield problem(
+            "portier",
+            "a daemon runs in this network namespace, but does not say how it fares",
+            facts.mute,
+            "portier --runtime-dir DIR doctor, with the directory of that daemon; if that is the right one, "
+            "systemctl restart portier",
+        )
+    elif known(facts.daemon) is None:
         yield problem(
             "portier",
             "no daemon runs, so nobody answers",

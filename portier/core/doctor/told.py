@@ -7,17 +7,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from portier.core.doctor.facts import Facts, known, running
+from portier.core.doctor.facts import Daemon, Facts, known, running
 from portier.core.doctor.finding import Check, Finding, problem, warning
 
 
 def passed_on(facts: Facts, check: str, remedy: str = "") -> Iterator[Finding]:
     """What is told under the name of a check; ``remedy`` is for what names no command itself."""
+    where = "portier status" if isinstance(facts.daemon, Daemon) else f"portier check -c {facts.config_file}"
     for told in known(facts.told):
         if told.check == check:
             make = problem if told.problem else warning
             subject = f"group {told.group}" if told.group else "portier"
-            yield make(subject, told.finding, "", told.remedy or remedy)
+            yield make(subject, told.finding, f"`{where}` says so too", told.remedy or remedy)
 
 
 def _any_time(name: str, looks_for: str, remedy: str = "") -> Check:

@@ -145,7 +145,7 @@ def _routed_nowhere(facts: Facts) -> Iterator[Finding]:
             ways = [way for table in tables for way in _ways(snapshot.routes, table)]
             if not any(way.ifindex in behind and _overlap(way.network, network) for way in ways):
                 version = "-6 " if network.version == 6 else ""
-                yield problem(
+                yield warning(
                     f"group {bound.group.name}",
                     f"{network} is answered for by the kernel's routes (`answer: routed`), and none of them "
                     "leaves by a port behind, so nothing in it is answered for",
