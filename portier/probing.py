@@ -288,6 +288,9 @@ class Probe:
         on = before.port if before is not None else ", ".join(asked)
         waited = f"within {time.monotonic() - trace.began:.1f} s"
         fact = "is the address on the host, is the host up? on the host: ip addr show"
+        if known is not None and self._port is not None and known.port == self._port.name:
+            text = f"is on {known.port} itself, with {mac_text(known.mac)}: there it answers for itself"
+            return Hop("host", State.FAILED, text, f"ip neigh show {self._text} dev {known.port}")
         if known is not None and (known.state == "reachable" or self._relays):
             return Hop("host", State.OK, f"is on {known.port} with {mac_text(known.mac)}")
         if known is not None or before is not None:
@@ -376,11 +379,8 @@ class Probe:
             or known is None
             or self._source is None
         ):
-            yield Hop(
-                "answer",
-                State.UNKNOWN,
-                "a ping as from the router cannot be made: nothing but its link-local address is known here",
-            )
+            what = "the router's global address" if self._source is None else "the host's place"
+            yield Hop("answer", State.UNKNOWN, f"no ping can be made as from the router: {what} is not known")
             return
         router = ip_address(self._source)
         host = (home.ifindex, home.mac, known.mac)

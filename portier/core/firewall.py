@@ -8,10 +8,11 @@ whatever the open conditions say is called dropped.
 
 from __future__ import annotations
 
+import functools
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final, NamedTuple
 
 _DEPTH: Final = 16  # jumps in jumps; the kernel allows as many
@@ -70,6 +71,29 @@ _FAMILIES: Final = {
 Network = IPv4Network | IPv6Network
 
 
+# The fields of a `Packet` by nft's names for them.
+_FIELDS_OF: Final = {
+    "meta iifname": "iif",
+    "meta iif": "iif",
+    "meta oifname": "oif",
+    "meta oif": "oif",
+    "meta l4proto": "protocol",
+    "ip6 nexthdr": "protocol",
+    "ip protocol": "protocol",
+    "arp operation": "kind",
+    "ip6 saddr": "source",
+    "ip saddr": "source",
+    "ip6 daddr": "destination",
+    "ip daddr": "destination",
+    "ip6 hoplimit": "hop_limit",
+    "tcp dport": "port",
+    "udp dport": "port",
+    "th dport": "port",
+    "ct state": "state",
+}
+_ARP_ALWAYS: Final = {"arp htype": 1, "arp hlen": 6, "arp plen": 4}
+
+
 class Packet(NamedTuple):
     """What is known of a packet.  ``layer`` is "ip6", "ip" or "arp"; ``iif`` and ``oif`` interface names,
     None where not known, "" where there is none; ``protocol`` the number of the upper protocol, ``kind`` its
@@ -99,31 +123,11 @@ class Packet(NamedTuple):
             return _ABSENT
         if protocol in {"icmpv6", "icmp"} and name == "type" and self.protocol is not None:
             return self.kind
-        return {
-            "meta iifname": self.iif,
-            "meta iif": self.iif,
-            "meta oifname": self.oif,
-            "meta oif": self.oif,
-            "meta l4proto": self.protocol,
-            "ip6 nexthdr": self.protocol,
-            "ip protocol": self.protocol,
-            "meta nfproto": {"ip6": 10, "ip": 2}.get(self.layer),
-            "meta protocol": _ETHERTYPES[self.layer],
-            "ether type": _ETHERTYPES[self.layer],
-            "arp operation": self.kind,
-            "arp htype": 1,
-            "arp hlen": 6,
-            "arp plen": 4,
-            "ip6 saddr": self.source,
-            "ip saddr": self.source,
-            "ip6 daddr": self.destination,
-            "ip daddr": self.destination,
-            "ip6 hoplimit": self.hop_limit,
-            "tcp dport": self.port,
-            "udp dport": self.port,
-            "th dport": self.port,
-            "ct state": self.state,
-        }.get(key)
+        if (known := _FIELDS_OF.get(key)) is not None:
+            return getattr(self, known)
+        if key == "meta nfproto":
+            return _NFPROTO.get(self.layer)
+        return _ETHERTYPES[self.layer] if key in {"meta protocol", "ether type"} else _ARP_ALWAYS.get(key)
 
 
 class _Absent:
@@ -230,6 +234,33 @@ def is_reverse_path(rule: Rule) -> bool:
     return any(_asks_back(statement) for statement in rule.expr)
 
 
+def alike(ruleset: Ruleset, names: Iterable[str]) -> list[list[str]]:
+    """Interface names, those together that no rule tells from each other."""
+    said = {word for elements in ruleset.sets.values() for word in _words(elements)}
+    for chain in ruleset.chains:
+        said.update(chain.devices)
+        for rule in chain.rules:
+            said.update(_words(rule.expr))
+    patterns = [word for word in said if word.endswith("*")]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        matching = [pattern for pattern in patterns if _is_interface(name, pattern)]
+        groups.setdefault((name if name in said else "", *matching), []).append(name)
+    return list(groups.values())
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All strings in a part of a rule."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _words(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _words(inner)
+
+
 def _fate_in(ruleset: Ruleset, base: Chain, packet: Packet) -> Fate:
     walk = _walk(ruleset, base, base, packet, 0)
     verdicts = list(walk.verdicts)
@@ -289,7 +320,7 @@ def _verdict(rule: Rule, packet: Packet) -> tuple[str, str]:
             return _mapped(statement["vmap"], packet)
         if kind in _TERMINAL:
             value = statement[kind]
-            return kind, value.get("target", "") if isinstance(value, Mapping) else ""
+            return kind, value.get("target", "") if isinstance(value, dict) else ""
         if kind == "xt" and (statement["xt"] or {}).get("type") == "target":
             return "?", ""
     return "", ""
@@ -298,7 +329,7 @@ def _verdict(rule: Rule, packet: Packet) -> tuple[str, str]:
 def _mapped(vmap: Mapping[str, Any], packet: Packet) -> tuple[str, str]:
     """What an anonymous verdict map says; a named one may say another thing the next moment."""
     data, key = vmap.get("data"), _key(vmap.get("key"))
-    if key is None or not isinstance(data, Mapping) or "set" not in data:
+    if key is None or not isinstance(data, dict) or "set" not in data:
         return "?", ""
     fact = packet.fact(key)
     if isinstance(fact, _Absent):
@@ -312,7 +343,7 @@ def _mapped(vmap: Mapping[str, Any], packet: Packet) -> tuple[str, str]:
         if same:
             kind = next(iter(verdict))
             target = verdict[kind]
-            return kind, target.get("target", "") if isinstance(target, Mapping) else ""
+            return kind, target.get("target", "") if isinstance(target, dict) else ""
     return "", ""
 
 
@@ -329,7 +360,7 @@ def _holds(ruleset: Ruleset, chain: Chain, rule: Rule, packet: Packet) -> bool |
         elif kind == "limit":
             limit = statement["limit"]  # of a named one it is not said here which way round it is
             # A packet now and then is within it.
-            met = not limit.get("inv", False) if isinstance(limit, Mapping) else None
+            met = not limit.get("inv", False) if isinstance(limit, dict) else None
         elif kind in _TERMINAL or kind in _HARMLESS:
             met = True
         elif kind == "xt":
@@ -346,7 +377,7 @@ def _holds(ruleset: Ruleset, chain: Chain, rule: Rule, packet: Packet) -> bool |
 def _asks_back(statement: Mapping[str, Any]) -> bool:
     match = statement.get("match", {})
     left = match.get("left")
-    fib = left.get("fib") if isinstance(left, Mapping) else None
+    fib = left.get("fib") if isinstance(left, dict) else None
     return (
         fib is not None
         and fib.get("result") in {"oif", "oifname", "check"}
@@ -380,7 +411,7 @@ def _matches(ruleset: Ruleset, chain: Chain, match: Mapping[str, Any], packet: P
 
 def _key(left: Any) -> str | None:
     """The name that nft has for a field, None for what is more than a field."""
-    if not isinstance(left, Mapping):
+    if not isinstance(left, dict):
         return None
     if "meta" in left:
         return f"meta {left['meta']['key']}"
@@ -393,9 +424,9 @@ def _key(left: Any) -> str | None:
 
 def _same(key: str, fact: Any, value: Any) -> bool | None:
     """Whether a fact is a value, or one of the values of a set, a range or a prefix."""
-    if isinstance(value, Mapping) and "set" in value:
+    if isinstance(value, dict) and "set" in value:
         value = value["set"]
-    if isinstance(value, Mapping) and "elem" in value:
+    if isinstance(value, dict) and "elem" in value:
         value = value["elem"]["val"]
     if isinstance(value, list):
         results = {_same(key, fact, item) for item in value}
@@ -406,7 +437,7 @@ def _same(key: str, fact: Any, value: Any) -> bool | None:
         return _is_interface(fact, value) if isinstance(value, str) else None
     if key == "ct state":
         return bool(fact == value) if isinstance(value, str) else None
-    if isinstance(value, Mapping) and "range" in value:
+    if isinstance(value, dict) and "range" in value:
         first, last = (_number(key, bound) for bound in value["range"])
         return None if first is None or last is None else bool(first <= fact <= last)
     number = _number(key, value)
@@ -420,22 +451,28 @@ def _is_interface(name: str, pattern: str) -> bool:
 def _within(network: Network, value: Any) -> bool | None:
     """Whether all addresses of a network are among those of a value; None where some are."""
     try:
-        if isinstance(value, Mapping) and "range" in value:
-            lowest, highest = (ip_address(bound) for bound in value["range"])
+        if not isinstance(value, dict):
+            version, lowest, highest = _span(value)
+        elif "range" in value:
+            version, lowest, _ = _span(value["range"][0])
+            _, _, highest = _span(value["range"][1])
         else:
-            text = (
-                f"{value['prefix']['addr']}/{value['prefix']['len']}" if isinstance(value, Mapping) else value
-            )
-            other = ip_network(text, strict=False)
-            lowest, highest = other[0], other[-1]
+            version, lowest, highest = _span(f"{value['prefix']['addr']}/{value['prefix']['len']}")
     except (ValueError, TypeError, KeyError):
         return None
-    if lowest.version != network.version:
+    if version != network.version:
         return False
-    first, last = int(network[0]), int(network[-1])
-    if int(lowest) <= first and last <= int(highest):
+    _, first, last = _span(network)
+    if lowest <= first and last <= highest:
         return True
-    return False if last < int(lowest) or int(highest) < first else None
+    return False if last < lowest or highest < first else None
+
+
+@functools.lru_cache(maxsize=65536)  # a rule is looked at for many packets
+def _span(text: str | Network) -> tuple[int, int, int]:
+    """The version of a network, its first address and its last."""
+    network = ip_network(text, strict=False)
+    return network.version, int(network.network_address), int(network.broadcast_address)
 
 
 def _number(key: str, value: Any) -> int | None:

@@ -12,6 +12,7 @@ from portier.core.firewall import (
     Packet,
     Rule,
     Ruleset,
+    alike,
     fate,
     foreign_tables,
     from_nft,
@@ -195,3 +196,14 @@ def test_what_iptables_saves(packet: Packet, dropped: bool | None) -> None:
     assert found.dropped is dropped
     if dropped:
         assert "ip6tables table filter, chain" in str(found.place)
+
+
+def test_interfaces_that_no_rule_tells_apart() -> None:
+    """Of many containers one has to be looked at, where rules name none of them."""
+    rules = ruleset((meta("iifname", {"set": ["eth0", "tap*"]}), DROP), (meta("oifname", "tap7"), DROP))
+    assert alike(rules, ["eth0", "tap3", "tap4", "lxc1", "lxc2", "tap7"]) == [
+        ["eth0"],
+        ["tap3", "tap4"],
+        ["lxc1", "lxc2"],
+        ["tap7"],
+    ]

@@ -12,7 +12,18 @@ from typing import Final, NamedTuple
 
 from portier.core.doctor.facts import Facts, known
 from portier.core.doctor.finding import Check, Finding, note, problem, warning
-from portier.core.firewall import PASSED, Chain, Fate, Network, Packet, Place, Ruleset, fate, is_reverse_path
+from portier.core.firewall import (
+    PASSED,
+    Chain,
+    Fate,
+    Network,
+    Packet,
+    Place,
+    Ruleset,
+    alike,
+    fate,
+    is_reverse_path,
+)
 from portier.core.model import Bound, Live, Mode, Port, Role
 
 _LINK_LOCAL: Final = ip_network("fe80::/10")
@@ -96,13 +107,14 @@ def _nd(facts: Facts) -> Iterator[Finding]:
     hits = []
     for bound in _bounds(facts):
         hosts = networks(bound, 6)
-        for port in bound.ports if hosts else ():
+        for ports in _kinds(rules, bound.ports if hosts else ()):
+            port = ports[0]
             follows = port.role is Role.UPSTREAM and port.ifindex in follow
             for hooks, packet in _discovery(port, hosts, follows_routers=follows):
                 direction = "coming in" if hooks is _IN else "going out"
                 hits.append(
                     _Hit(
-                        (port.name,),
+                        tuple(each.name for each in ports),
                         f"{_WORDS[packet.kind or 0]} {direction}",
                         "the kernel loses its default route"
                         if packet.kind == _ADVERTISEMENT_OF_ROUTER
@@ -186,6 +198,14 @@ def _forward(facts: Facts) -> Iterator[Finding]:
             hosts = networks(bound, version)
             for first, others in _pairs(bound):
                 yield from _between(rules, first, others, hosts)
+
+
+def _kinds(rules: Ruleset, ports: Iterable[Port]) -> Iterator[list[Port]]:
+    """Ports, those together that no rule tells from each other: of many containers one is looked at."""
+    for role in Role:
+        by_name = {port.name: port for port in ports if port.role is role}
+        for names in alike(rules, by_name):
+            yield [by_name[name] for name in names]
 
 
 def _pairs(bound: Bound) -> Iterator[tuple[Port, list[Port]]]:
@@ -281,8 +301,8 @@ def through(rules: Ruleset, outside: str, inside: str, host: str, router: str | 
 def _between(rules: Ruleset, outside: Port, insides: list[Port], hosts: list[Network]) -> Iterator[Finding]:
     family = f"IPv{hosts[0].version}"
     found: dict[tuple[str, str], tuple[list[str], Place]] = {}
-    for inside in insides:
-        way = ways(rules, outside.name, inside.name, hosts)
+    for same in _kinds(rules, insides):
+        way = ways(rules, outside.name, same[0].name, hosts)
         for kind, one in (
             ("all", way.inward if way.outward.dropped and way.inward.dropped else None),
             ("answers", way.going_on if way.going_on.dropped else None),
@@ -291,7 +311,8 @@ def _between(rules: Ruleset, outside: Port, insides: list[Port], hosts: list[Net
             ("?", next((each for each in way if each.dropped is None), None)),
         ):
             if one is not None and one.place is not None:
-                found.setdefault((kind, str(one.place)), ([], one.place))[0].append(inside.name)
+                names, _ = found.setdefault((kind, str(one.place)), ([], one.place))
+                names += [inside.name for inside in same]
                 break
     for (kind, _), (names, place) in found.items():
         subject = f"{outside.name} and {', '.join(names)}"
@@ -321,15 +342,14 @@ def _reverse_path(facts: Facts) -> Iterator[Finding]:
             continue
         for version in _versions(bound):
             layer = "ip6" if version == 6 else "ip"
-            for port in bound.ports:
-                if port.role is Role.DOWNSTREAM:
-                    for sample in _samples(Packet(layer, iif=port.name, state="new", strays=True)):
-                        place = fate(rules, _ARRIVING, sample).place
-                        if place is None or place.rule is None or not is_reverse_path(place.rule):
-                            continue
-                        ports, _ = found.setdefault(str(place), ([], place))
-                        if port.name not in ports:
-                            ports.append(port.name)
+            behind = [port for port in bound.ports if port.role is Role.DOWNSTREAM]
+            for same in _kinds(rules, behind):
+                for sample in _samples(Packet(layer, iif=same[0].name, state="new", strays=True)):
+                    place = fate(rules, _ARRIVING, sample).place
+                    if place is None or place.rule is None or not is_reverse_path(place.rule):
+                        continue
+                    ports, _ = found.setdefault(str(place), ([], place))
+                    ports += [port.name for port in same if port.name not in ports]
     for evidence, (ports, place) in found.items():
         yield warning(
             ", ".join(ports),
@@ -349,9 +369,8 @@ def _findings(hits: Iterable[_Hit]) -> Iterator[Finding]:
             continue
         key = (hit.fate.dropped, str(place), hit.consequence)
         _, ports, whats, allows = found.setdefault(key, (place, [], [], []))
-        for item, items in ((hit.ports[0], ports), (hit.what, whats), (hit.allow, allows)):
-            if item not in items:
-                items.append(item)
+        for new, items in ((hit.ports, ports), ((hit.what,), whats), ((hit.allow,), allows)):
+            items += [item for item in new if item not in items]
     for (dropped, evidence, consequence), (place, ports, whats, allows) in found.items():
         subject = ", ".join(ports)
         if dropped:
