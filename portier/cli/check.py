@@ -233,7 +233,7 @@ def kernel_warnings(config: Config, runtime_dir: Path) -> Iterator[str]:
     """What the links, addresses and routes of this very machine make of the configuration.  A group whose
     upstream is not usable here is passed over: the file may be meant for another machine."""
     try:
-        with Record(runtime_dir) as record, Kernel(record) as kernel:
+        with Record(runtime_dir, looking=True) as record, Kernel(record) as kernel:
             snapshot = kernel.snapshot()
     except (PortierError, OSError):
         return  # no right to look, then

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from portier import config as configuration
@@ -58,7 +59,7 @@ def gather(options: argparse.Namespace) -> Facts:
     client = ControlClient(options.runtime_dir)
     status, mute = _status(client)
     daemon = inspect.daemon(status) if isinstance(status, dict) else status
-    file = daemon.file if isinstance(daemon, Daemon) and options.named is None else options.config
+    file = Path(daemon.file) if isinstance(daemon, Daemon) and options.named is None else options.config
     config, problems = _config(file)
     snapshot = _snapshot(options, config)
     setup = _setup(config, snapshot)
@@ -95,7 +96,7 @@ def _status(client: ControlClient) -> tuple[dict[str, Any] | Unknown | None, str
     return status, ""
 
 
-def _config(file: Any) -> tuple[Config | Unknown, tuple[str, ...]]:
+def _config(file: Path) -> tuple[Config | Unknown, tuple[str, ...]]:
     try:
         return configuration.load(file).config, ()
     except ConfigError as error:
@@ -106,7 +107,7 @@ def _snapshot(options: argparse.Namespace, config: Config | Unknown) -> Snapshot
     groups = config.groups if isinstance(config, Config) else ()
     own = {plan.PROTOCOL} | {group.routes.protocol for group in groups if group.routes is not None}
     try:
-        with Record(options.runtime_dir) as record, Kernel(record) as kernel:
+        with Record(options.runtime_dir, looking=True) as record, Kernel(record) as kernel:
             return kernel.snapshot(own)
     except (PortierError, OSError) as error:
         return Unknown(str(error))
@@ -153,7 +154,7 @@ def _hosts(
     names = {port.ifindex: port.name for bound in setup.bounds.values() for port in bound.ports}
     hosts: list[Host] = []
     try:
-        with Record(options.runtime_dir) as record, Kernel(record) as kernel:
+        with Record(options.runtime_dir, looking=True) as record, Kernel(record) as kernel:
             for host in client.get("/v1/neighbors")["neighbors"]:
                 port = places.get((host["group"], host["port"]))
                 if port is None or len(hosts) >= _HOSTS:

@@ -40,9 +40,12 @@ class Record:
 
     ``note_`` methods raise OSError when the directory does not take the entry; then nothing may be done to
     the kernel either.  `Refused` where the record may not be read.
+
+    ``looking`` is for who only looks, and does nothing by what the record says: root may read that of the
+    service's user then, which it does not act on.
     """
 
-    def __init__(self, runtime_dir: Path) -> None:
+    def __init__(self, runtime_dir: Path, *, looking: bool = False) -> None:
         namespace = namespace_id()
         self._boot = f"{_VERSION} {boot_id(runtime_dir)}"
         self._place = f"{self._boot} {namespace}"
@@ -60,7 +63,7 @@ class Record:
         self._proxies: set[ProxyEntry] = set()
         self._sysctls: dict[str, tuple[str, str]] = {}
         self._owners: dict[str, int] = {}
-        self._load()
+        self._load(anybodys=looking)
 
     def __enter__(self) -> Self:
         return self
@@ -209,9 +212,9 @@ class Record:
 
     # -- the file
 
-    def _load(self) -> None:
+    def _load(self, *, anybodys: bool) -> None:
         try:
-            text = read_own(self._path).decode(errors="surrogateescape")
+            text = read_own(self._path, anybodys=anybodys).decode(errors="surrogateescape")
         except FileNotFoundError:
             return
         except PermissionError as error:
@@ -322,16 +325,18 @@ class Record:
                     path.unlink()
 
 
-def read_own(path: Path, most: int = -1) -> bytes:
+def read_own(path: Path, most: int = -1, *, anybodys: bool = False) -> bytes:
     """What is in a file that Portier wrote, of at most `most` octets, -1 for any number; never waits.
 
-    OSError where it is no file, or a larger one, or somebody else's, who could have anything done by it.
+    OSError where it is no file, or a larger one, or somebody else's, who could have anything done by it;
+    `anybodys` where nothing is done.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         about = os.fstat(descriptor)
         small = most < 0 or about.st_size <= most
-        if not (stat.S_ISREG(about.st_mode) and small and about.st_uid in {0, os.geteuid()}):
+        believed = anybodys or about.st_uid in {0, os.geteuid()}
+        if not (stat.S_ISREG(about.st_mode) and small and believed):
             raise OSError(errno.EINVAL, "not a file that Portier wrote")
         return file.read(most)
 

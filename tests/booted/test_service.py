@@ -194,10 +194,13 @@ def test_killed_daemon_is_restarted_and_its_changes_undone(boot: Boot) -> None:
     service.assert_nothing_left()
 
 
-def test_cleanup_by_root_after_a_kill(boot: Boot) -> None:
-    """Root acts on what the service's user put on record."""
+def test_root_examines_the_service_and_cleans_up_after_a_kill(boot: Boot) -> None:
+    """Root sees, and acts on, what the service's user put on record."""
     service = boot(config())
     service.assert_proxied()
+    examined = service.machine.run(["portier", "doctor"], check=False)
+    assert "checks passed" in examined.stdout, examined.stderr
+    assert "/run/portier" not in examined.stdout  # nothing there that could not be read
     service.systemctl("kill", "--kill-whom=main", "--signal=KILL", UNIT)
     service.systemctl("stop", UNIT)  # before it is started again
     assert service.scene.p.host_routes()

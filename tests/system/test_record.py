@@ -244,7 +244,7 @@ def test_nobody_else_may_read_it(tmp_path: Path) -> None:
 def test_one_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who lacks the right is told so in a line."""
 
-    def denied(path: Path) -> bytes:
+    def denied(path: Path, **_: object) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(record_module, "read_own", denied)  # root may read everything
@@ -270,12 +270,13 @@ def test_a_record_that_portier_did_not_write_is_not_believed(tmp_path: Path, wha
 
 
 def test_somebody_elses_record_is_not_believed(tmp_path: Path) -> None:
-    """As above."""
-    path = where(tmp_path)
-    path.write_text("")
+    """As above; but who only looks may read it, as root does with that of the service's user."""
+    with Record(tmp_path) as record:
+        record.note_sysctl("net/a", "0", "1")
     try:
-        os.chown(path, 12345, -1)
+        os.chown(where(tmp_path), 12345, -1)
     except OSError:
         pytest.skip("no right to give a file away")
     with pytest.raises(Refused, match="what the kernel still has of Portier is unknown"):
         Record(tmp_path)
+    assert Record(tmp_path, looking=True).sysctls() == {"net/a": ("0", "1")}
