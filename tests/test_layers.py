@@ -38,5 +38,5 @@ def test_the_daemon_is_lean() -> None:
 def test_status_starts_fast() -> None:
     """What asks the daemon loads no netlink, no parser and no engine of its own."""
     heavy = {"pyroute2", "yaml", "jsonschema", "watchdog", "portier.daemon", "portier.core.route"}
-    for command in ("status", "neighbors", "explain", "reload"):
+    for command in ("status", "top", "neighbors", "explain", "reload"):
         assert not imported_with(f"portier.cli.{command}") & heavy

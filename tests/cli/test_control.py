@@ -142,6 +142,22 @@ def test_answers_are_json(server: ControlServer) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        [],
+        {"none": [], "nothing": {}},
+        {"hosts": [{"a": [1, "\n"]}, {}], "more": {"ä": ["]", None]}},
+        "x",
+        [1],
+    ],
+)
+def test_answers_go_in_pieces(answer: object) -> None:
+    """However an answer is put together, it is the same JSON."""
+    assert json.loads(control._encode(answer)) == answer
+
+
 def test_parameters_travel_in_the_query(server: ControlServer) -> None:
     """Parameters reach the handler by name, whatever characters they hold."""
     client = ControlClient(server.path.parent)

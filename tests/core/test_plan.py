@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +339,26 @@ def test_no_ipv4_address_to_ask_from_degrades(kernel: FakeKernel, answer: Answer
     kernel.add_address("eth0", "192.0.2.1/24")
     _, report, _ = desired(config, kernel)
     assert report.groups[0].problems == ()
+
+
+def test_ports_say_what_they_speak_from(kernel: FakeKernel) -> None:
+    """The report has the source of either family: by ARP a downstream without an address of its own speaks
+    from the upstream's, and from nothing where the group has no IPv4 rule, or no upstream to lend one."""
+    kernel.add_address("eth0", "192.0.2.1/24")
+    kernel.add_link("tap-4")
+    kernel.add_address("tap-4", "192.0.2.4/24")
+    own, lent = IPv4Address("192.0.2.4").packed, IPv4Address("192.0.2.1").packed
+
+    def sources4(config: Group) -> dict[str, bytes | None]:
+        _, report, _ = desired(Config(groups=(config,)), kernel)
+        (of,) = report.groups
+        assert all(port.source and len(port.source) == 16 for port in of.ports)
+        return {port.name: port.source4 for port in of.ports}
+
+    four = (Rule(prefix=IPv4Network("192.0.2.0/24")),)
+    assert sources4(group(rules=four)) == {"eth0": lent, "tap-3": lent, "tap-4": own}
+    assert sources4(group()) == {"eth0": None, "tap-3": None, "tap-4": None}
+    assert sources4(group(rules=four, upstream=())) == {"tap-3": None, "tap-4": own}
 
 
 def test_source_is_link_local_before_others_and_fresh_before_deprecated(kernel: FakeKernel) -> None:
