@@ -1,0 +1,29 @@
+"""The README's section on installing, on a booted Debian with the package."""
+
+from __future__ import annotations
+
+import os
+
+from tests.booted.machine import Root
+from tests.netns.lab import Lab
+from tests.situations import docker
+from tests.test_readme import README, blocks, commands, sections, situation, steady
+
+
+def test_installing_is_as_the_readme_has_it(portier_root: Root, lab: Lab) -> None:
+    """With the file of the first situation, each command prints what is shown; with
+    ``PORTIER_README=write`` what it prints is written there."""
+    _, config, _ = situation("A VPS with Docker")
+    machine = portier_root.boot(docker(lab).proxy)
+    machine.write("/etc/portier.yaml", config)
+    for block in blocks("console", dict(sections())["Install"]):
+        fresh = []
+        for _, command, output in commands(block):
+            done = machine.run(["sh", "-c", f"{command} 2>&1"], check=False, environment={"COLUMNS": "104"})
+            said = done.stdout.rstrip("\n").split("\n") if done.stdout.strip() else []
+            fresh += [f"$ {command}", *said]
+            if os.environ.get("PORTIER_README") != "write":
+                assert steady(said) == steady(output), command
+        if os.environ.get("PORTIER_README") == "write":
+            text = README.read_text(encoding="utf-8")
+            README.write_text(text.replace(block, "\n".join(fresh) + "\n"), encoding="utf-8")
