@@ -449,6 +449,13 @@ def test_routes_are_in_order(healthy: Scene) -> None:
     assert found["unmade"] == []
 
 
+def test_the_file_is_the_daemons_where_none_is_named(healthy: Scene) -> None:
+    """Without ``-c`` it is the configuration of the daemon that is asked."""
+    directory = str(healthy.portier.runtime)
+    done = healthy.p.run([sys.executable, "-m", "portier", "doctor", "--runtime-dir", directory], check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_relay_in_order(lab: Lab) -> None:
     """Nothing is found in mode relay, until a router behind holds a port down."""
     scene = vps(lab)
