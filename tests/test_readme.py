@@ -1,8 +1,9 @@
 """The README tells the truth: every command in it is run, every file in it checked.
 
-Those of the situations run in labs of their own (`tests.situations`), the others in the demo; what the README
-shows of them must be what they print, but for numbers and what else differs from one run to the next.
-`python tests/test_readme.py` writes the present output into the README.
+Those on installing run on a booted Debian (tests/booted/test_readme.py), those of the situations in labs of
+their own (`tests.situations`), the others in the demo; what the README shows of them must be what they print,
+but for numbers and what else differs from one run to the next.  `python tests/test_readme.py` writes the
+present output into the README.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.situations import COMMAND, SITUATIONS, Player, playing
 ROOT = Path(__file__).parent.parent
 PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 README = ROOT / "README.md"
+BOOTED = "Install"  # the section whose commands run in tests/booted/test_readme.py
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIES = (
     (re.compile(r" \(\d+ \w+(, \d+ \w+)*\)|, \d+ (being )?asked for( that nobody has)?"), ""),
@@ -67,11 +69,11 @@ def commands(block: str) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def shown() -> dict[str, list[str]]:
-    """The commands that the README shows with their output, but for the situations."""
+    """The commands that the README shows with their output, and the demo runs."""
     return {
         command: output
         for heading, text in sections()
-        if heading not in SITUATIONS
+        if heading not in SITUATIONS and heading != BOOTED
         for block in blocks("console", text)
         for _, command, output in commands(block)
     }
@@ -223,11 +225,12 @@ def write() -> None:
     written = README.read_text(encoding="utf-8")
     keeper = Keeper.start()
     for heading, text in sections():
+        fresh = text
         if heading in SITUATIONS:
             _, config, old = situation(heading)
             with playing(keeper, heading, config, old) as player:
                 fresh = _BLOCK.sub(partial(from_situation, player), text)
-        else:
+        elif heading != BOOTED:
             fresh = _BLOCK.sub(from_demo, text)
         written = written.replace(text, fresh)
     keeper.close()

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from tests.booted.machine import Root
 from tests.netns.lab import Lab
 from tests.situations import docker
-from tests.test_readme import README, blocks, commands, sections, situation, steady
+from tests.test_readme import BOOTED, README, blocks, commands, sections, situation, steady
+
+
+def test_root_asks_doctor_about_the_service(portier_root: Root, lab: Lab) -> None:
+    """The service is another user's, and doctor reads all that it needs of it; only nft is not there."""
+    _, config, _ = situation("A VPS with Docker")
+    (portier_root.path / "etc/portier.yaml").write_text(config, encoding="utf-8")
+    machine = portier_root.boot(docker(lab).proxy)
+    shown = json.loads(machine.run(["portier", "doctor", "--json"]).stdout)
+    assert shown["findings"] == []
+    assert {each["why"] for each in shown["unmade"]} == {
+        "nft is not installed (on Debian: apt install nftables)"
+    }
 
 
 def test_installing_is_as_the_readme_has_it(portier_root: Root, lab: Lab) -> None:
@@ -16,7 +29,7 @@ def test_installing_is_as_the_readme_has_it(portier_root: Root, lab: Lab) -> Non
     _, config, _ = situation("A VPS with Docker")
     machine = portier_root.boot(docker(lab).proxy)
     machine.write("/etc/portier.yaml", config)
-    for block in blocks("console", dict(sections())["Install"]):
+    for block in blocks("console", dict(sections())[BOOTED]):
         fresh = []
         for _, command, output in commands(block):
             done = machine.run(["sh", "-c", f"{command} 2>&1"], check=False, environment={"COLUMNS": "104"})
