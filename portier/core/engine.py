@@ -85,7 +85,7 @@ class RouterInfo(NamedTuple):
 
 class KnownHost(NamedTuple):
     """A host as it is remembered from one process to the next: where it was, by everything that tells whether
-    that port is still the same."""
+    that port is still the same.  ``hearsay`` says that it told nobody but the kernel."""
 
     address: bytes
     mac: bytes
@@ -93,6 +93,7 @@ class KnownHost(NamedTuple):
     port_mac: bytes
     port: str
     group: str
+    hearsay: bool = False
 
 
 class Explanation(NamedTuple):

@@ -819,8 +819,8 @@ class RouteEngine:
         return self._outcome(self._resolve(uplink, target, rule, ports, b"", now))
 
     def recall(self, hosts: Iterable[KnownHost], now: float) -> Outcome:
-        """Ask hosts that an earlier process knew, by unicast, and know them as soon as they answer; many of
-        them one after the other, in the order given."""
+        """Ask hosts that an earlier process knew, or that the kernel has heard, by unicast, and know them as
+        soon as they answer; many of them one after the other, in the order given."""
         self._recall.hosts.extend(hosts)
         self._timers.schedule(self._recall, now)
         return Outcome(Verdict.HEARD)
@@ -850,6 +850,10 @@ class RouteEngine:
             pending.wanted = True
             pending.tries = 1
             pending.asked.add(host.ifindex)
+            if host.hearsay:
+                others, held = self._others(port, host.address, rule)
+                if others:
+                    self._ask_others(pending, others, held, now)
             self._timers.schedule(pending, now + self._group.timers.retransmit)
         if hosts:
             self._timers.schedule(self._recall, now + _RECALLS)
@@ -1004,31 +1008,40 @@ class RouteEngine:
         port, address = seen.port, seen.address
         rule = self._rules.lookup(address)
         assert rule is not None  # noqa: S101 - _refusal found it allowed
-        uplink = self._uplink
-        contested: list[Attached] = []
-        held = 0
-        if not port.upstream:
-            if uplink is not None and rule.ports is None and self._upstream_on_link.get(address):
-                contested.append(uplink)
-            if held := self._held_elsewhere(port, address):
-                contested.append(self._ports[held])
-        if not any(this.voice(address).asks for this in contested):
+        others, held = self._others(port, address, rule)
+        if not others:
             self._learn(seen, now)
             return Verdict.HEARD
         if not self._make_room(port):
             return Verdict.PENDING_FULL
         pending = self._pending[address] = _Pending(address, rule, port.ifindex, now)
-        pending.checked = True
-        pending.held = held
         pending.corrects = seen.corrects
         pending.candidate = seen
         pending.tries = 1
-        pending.settle_at = now + (_CONTEST_PROBES * _CONTEST_INTERVAL if held else _UPSTREAM_HEAD_START)
-        self._ask(pending, contested)
+        self._ask_others(pending, others, held, now)
         pending.asked.add(port.ifindex)
         self._unicast(port, address, seen.mac)
         self._timers.schedule(pending, now + self._group.timers.retransmit)
         return Verdict.HEARD
+
+    def _others(self, port: Attached, address: bytes, rule: CompiledRule) -> tuple[list[Attached], int]:
+        """The ports whose hosts have a say before one on `port` is believed to have `address`, and the one of
+        them on which the kernel's neighbor table has it, or 0."""
+        if port.upstream:
+            return [], 0
+        others = []
+        if self._uplink is not None and rule.ports is None and self._upstream_on_link.get(address):
+            others.append(self._uplink)
+        if held := self._held_elsewhere(port, address):
+            others.append(self._ports[held])
+        return [this for this in others if this.voice(address).asks], held
+
+    def _ask_others(self, pending: _Pending, others: list[Attached], held: int, now: float) -> None:
+        """Give those who have a say the time for it."""
+        pending.checked = True
+        pending.held = held
+        pending.settle_at = now + (_CONTEST_PROBES * _CONTEST_INTERVAL if held else _UPSTREAM_HEAD_START)
+        self._ask(pending, others)
 
     def _hasten(self, pending: _Pending, now: float) -> None:
         """A candidate that proved itself is believed as soon as the others had their chance, if somebody

@@ -22,7 +22,7 @@ import random
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from time import monotonic
@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 from portier.core.engine import Explanation, KernelOracle, KnownHost, NeighborInfo, RouterInfo, Standing
 from portier.core.histogram import SERVED_BOUNDS, Histogram, Tally
 from portier.core.mld import NOTHING_JOINED, Joined, RouterBeacon
-from portier.core.model import Bound, Event, EventKind, HostRoute, Port
+from portier.core.model import Bound, Event, EventKind, HostRoute, Port, Role
 from portier.core.notes import Noted
 from portier.core.outcome import (
     AddRoute,
@@ -99,6 +99,9 @@ class Kernel(KernelOracle, Protocol):
 
     def remove_route(self, route: HostRoute) -> None:
         """Remove a host route; that it is gone is success."""
+
+    def heard_on(self, ifindex: int) -> Sequence[tuple[bytes, bytes]]:
+        """List the neighbors that the kernel has on an interface, each with its link-layer address."""
 
     def close(self) -> None:
         """Close the handle."""
@@ -670,10 +673,25 @@ class Worker:
         self._names = {port.ifindex: port.name for port in self._ports.values()}
         self._bound = bound
         self._carry_out(self._engine().configure(bound, rules, monotonic()))
-        if hosts := self._recollect(bound):
+        fresh = [port for port in wanted.values() if port.ifindex in self._senders]
+        if hosts := [*self._recollect(bound), *self._heard_before(fresh)]:
             self._carry_out(self._engine().recall(hosts, monotonic()))
         self._publish()
         return self._faults
+
+    def _heard_before(self, ports: Iterable[Port]) -> Iterator[KnownHost]:
+        """Who told the kernel of itself on a downstream before it was open here: a container's first words
+        may be that early, and it may have nothing more to ask for a long time."""
+        for port in ports:
+            if port.role is not Role.DOWNSTREAM or port.mac is None:
+                continue
+            try:
+                heard = self._kernel.heard_on(port.ifindex)
+            except (PortierError, OSError) as error:
+                log.debug("no word on the neighbors of %s: %s", port.name, error)
+                continue
+            for address, mac in heard:
+                yield KnownHost(address, mac, port.ifindex, port.mac, port.name, self.name, hearsay=True)
 
     def _open(self, port: Port) -> None:
         assert port.mac is not None  # noqa: S101 - what has no link-layer address is not asked for

@@ -157,6 +157,8 @@ _FIB_RULE_INVERT: Final = 2
 _LOCAL: Final = 255
 
 _NDA_DST: Final = 1
+_NDA_LLADDR: Final = 2
+_NDA_IFINDEX: Final = 8
 _NDA_PROTOCOL: Final = 12
 _STALE: Final = 0x04
 _VALID_STATES: Final = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # REACHABLE STALE DELAY PROBE PERMANENT
@@ -670,6 +672,25 @@ class Kernel:
             if state & _STALE:
                 stale = stale or ifindex
         return stale
+
+    def heard_on(self, ifindex: int) -> list[tuple[bytes, bytes]]:
+        """The addresses, none of them link-local, that the kernel's neighbor table holds on an interface in a
+        valid state, each with its link-layer address."""
+
+        def parse(chunks: Iterator[bytes]) -> list[tuple[bytes, bytes]]:
+            found = []
+            for message in (message for chunk in chunks for message in nl.messages(chunk)):
+                _, index, state, flags, _ = _NEIGHBOR.unpack_from(message, nl.LENGTH)
+                if index != ifindex or not state & _VALID_STATES or flags & _NTF_PROXY:
+                    continue
+                values = nl.attributes(message, nl.LENGTH + _NEIGHBOR.size, len(message))
+                address, mac = values.get(_NDA_DST, b""), values.get(_NDA_LLADDR, b"")
+                if address and len(mac) == 6 and not _is_link_local(address, 8 * len(address)):
+                    found.append((address, mac))
+            return found
+
+        where = nl.attribute(_NDA_IFINDEX, nl.U32.pack(ifindex))
+        return self._socket.dump(nl.RTM_GETNEIGH, _NEIGHBOR.pack(0, 0, 0, 0, 0) + where, parse)
 
     def _states_on(self, address: bytes, ports: list[int]) -> list[tuple[int, int]]:
         family, destination = _family(address).number, nl.attribute(_NDA_DST, address)

@@ -7,7 +7,7 @@ import math
 from portier.core.engine import KnownHost
 from portier.core.model import Answer, Limits, Rule
 from portier.core.outcome import Verdict
-from tests.core.playbook import LAN, NAMES, D, E, Playbook, U, ip, mac
+from tests.core.playbook import LAN, NAMES, D, E, Playbook, U, ip, mac, port
 
 ROUTER = "fe80::1:1"
 
@@ -128,3 +128,28 @@ def test_the_smallest_limits_let_everybody_be_asked() -> None:
     play.pass_time(60)
     assert {sent.message.target for sent in play.of("PROBE")} == {ip(f"::{n:x}") for n in range(1, 6)}
     assert play.engine.deadline == math.inf
+
+
+def test_what_the_kernel_has_heard_is_asked_and_known_when_it_answers() -> None:
+    """As one that was known before."""
+    play = Playbook()
+    recall(play, known(D, "::5", 5)._replace(hearsay=True))
+    assert [(sent.kind, sent.port) for sent in play.sent] == [("PROBE", D)]
+    assert play.where("::5") is None
+    play.na(D, "::5", 5)
+    assert (play.where("::5"), play.route("::5")) == (D, D)
+
+
+def test_what_the_kernel_has_heard_is_no_proof_against_an_owner() -> None:
+    """In a prefix that is on-link upstream the owner there is asked at the same time, and wins; with nobody
+    there the host is known after a moment."""
+    play = Playbook(ports=(port(U, prefixes=(LAN,), on_link=(LAN,)), port(D), port(E)))
+    hosts = [known(D, f"::{number}", number)._replace(hearsay=True) for number in (5, 6)]
+    recall(play, *hosts)
+    assert {(sent.kind, sent.port) for sent in play.sent} == {("PROBE", D), ("NS", U)}
+    play.na(D, "::5", 5)
+    play.na(U, "::5", 77)
+    play.na(D, "::6", 6)
+    play.pass_time(0.01)
+    assert (play.where("::5"), play.route("::5")) == (U, None)
+    assert (play.where("::6"), play.route("::6")) == (D, D)

@@ -210,3 +210,15 @@ def test_deleted_route_comes_back(lab: Lab) -> None:
         scene.p.ip("-6 route flush proto 135")
         wait_for(lambda: scene.p.host_routes() == {guest(1): "tap1"}, 1, "back", interval=0.01)
         assert scene.u.ping(guest(1))
+
+
+def test_a_host_that_spoke_before_its_port_was_open(lab: Lab) -> None:
+    """The proxy's own kernel has heard it: it is asked, and known and routed, though nobody wants it."""
+    scene = vps(lab, guests=1)
+    scene.p.ip("addr flush dev eth0 scope global")  # nothing here leads to guests, so nothing asks for them
+    for host, port in ((scene.guests[1], "eth0"), (scene.p, "tap1")):  # no kernel asks for a while
+        host.sysctl(f"net/ipv6/neigh/{port}/delay_first_probe_time", 60)
+    scene.guests[1].ping(f"{scene.p.link_local('tap1')}%eth0", source=guest(1), timeout=0.2)
+    assert guest(1) in {entry["dst"] for entry in scene.p.ip_json("-6 neighbor show dev tap1")}
+    scene.start(config())
+    wait_for(lambda: scene.p.host_routes() == {guest(1): "tap1"}, 5, "its route")

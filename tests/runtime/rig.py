@@ -197,6 +197,11 @@ class FakeKernel:
         self._does("look for")
         return 0  # this host talks to nobody
 
+    def heard_on(self, ifindex: int) -> list[tuple[bytes, bytes]]:
+        if self.error:
+            raise self.error
+        return self.world.heard.get(ifindex, [])
+
     def close(self) -> None:
         self.closed = True
 
@@ -379,6 +384,7 @@ class World:
         self.kernels: list[FakeKernel] = []
         self.engines: list[FakeEngine] = []
         self.recalled: list[KnownHost] = []
+        self.heard: dict[int, list[tuple[bytes, bytes]]] = {}  # by the kernel
         self.memberships: list[FakeMemberships] = []
         self.feed = Feed()
         self.events: list[Event] = []

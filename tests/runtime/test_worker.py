@@ -72,6 +72,21 @@ def test_a_long_queue_is_answered_whole(world: World) -> None:
     wait_for(lambda: len(world.wire(1).sent) == 251 and len(world.wire(2).sent) == 51, "all answers")
 
 
+def test_whom_the_kernel_heard_before_a_port_was_open_is_asked(world: World) -> None:
+    """Once, on a downstream that is opened; the kernel's refusal to tell costs nothing else."""
+    world.heard = {1: [(bytes(16), MAC[1])], 2: [(b"a" * 16, MAC[2])], 3: [(b"b" * 16, MAC[3])]}
+    worker = world.started()
+    assert [line for line in world.log if "recall" in line] == ["send 2 recall " + "a" * 16]
+    world.log.clear()
+    configure(worker, bound(port(1), port(2), port(3)))
+    assert [line for line in world.log if "recall" in line] == ["send 3 recall " + "b" * 16]
+    world.log.clear()
+    configure(worker, bound(port(1), port(2)))
+    world.kernels[0].error = KernelError("netlink", "no memory", 12)
+    configure(worker, bound(port(1), port(2), port(3)))
+    assert not [line for line in world.log if "recall" in line]
+
+
 def test_the_route_is_there_before_the_answer(world: World) -> None:
     """A host is reachable before others are told that it is."""
     world.started()

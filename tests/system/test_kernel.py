@@ -562,6 +562,25 @@ def test_neighbor_question(world: RealWorld, asked: bool) -> None:
     assert world.kernel.neighbor(packed("2001:db8:7::6"), [one, two] if asked else ()) == 0
 
 
+def test_who_was_heard_on_an_interface(world: RealWorld) -> None:
+    """Valid neighbors of both families on that interface, without link-local and proxied ones."""
+    world.add_address("one", "192.0.2.1/24")
+    for address, link, state in (
+        (GUEST, "one", "stale"),
+        ("192.0.2.5", "one", "reachable"),
+        ("2001:db8:7::6", "one", "failed"),
+        ("2001:db8:7::7", "two", "stale"),
+        ("fe80::5", "one", "stale"),
+    ):
+        device = "" if state == "failed" else " lladdr 02:00:00:00:00:05"
+        ip(f"neighbor add {address} dev {link}{device} nud {state}")
+    ip("-6 neighbor add proxy 2001:db8:7::8 dev one")
+    mac = bytes.fromhex("020000000005")
+    heard = world.kernel.heard_on(world.index("one"))
+    assert sorted(heard) == sorted([(packed(GUEST), mac), (bytes((192, 0, 2, 5)), mac)])
+    assert world.kernel.heard_on(999_999) == []
+
+
 def test_many_ports_are_asked_in_batches(world: RealWorld) -> None:
     """More ports than fit into one batch make no difference."""
     ip(f"-6 neighbor add {GUEST} dev two lladdr 02:00:00:00:00:05 nud permanent")
