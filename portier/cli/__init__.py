@@ -21,6 +21,7 @@ from portier import __version__
 from portier.cli import exits
 from portier.cli.manual import MANUAL
 from portier.errors import ConfigError, PortierError, Refused
+from portier.system.service import STDERR, is_journal
 
 DEFAULT_CONFIG = Path("/etc/portier.yaml")
 DEFAULT_RUNTIME_DIR = Path("/run/portier")
@@ -72,12 +73,12 @@ def _call(options: argparse.Namespace) -> int:
         code: int = importlib.import_module(f"portier.cli.{name}").run(options)
         sys.stdout.flush()
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print_error(str(error))
         code = exits.CONFIG
     except PortierError as error:
         code = error.exit_code if isinstance(error, Refused) else exits.FAILED
         if code == exits.CONFIG:  # the daemon's word on a configuration: the same lines as above
-            print(error, file=sys.stderr)
+            print_error(str(error))
         else:
             complain(name, str(error))
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -116,7 +117,14 @@ def named_file(options: argparse.Namespace) -> dict[str, str]:
 
 def complain(name: str, message: str) -> None:
     """Tell the user what is wrong, in one line on stderr."""
-    print(f"portier {name}: {' '.join(message.split())}", file=sys.stderr)
+    print_error(f"portier {name}: {' '.join(message.split())}")
+
+
+def print_error(lines: str) -> None:
+    """Print what is wrong on stderr; in the journal each line is an error by its level too (sd-daemon(3))."""
+    level = "<3>" if is_journal(STDERR, os.environ) else ""
+    for line in lines.splitlines():
+        print(f"{level}{line}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

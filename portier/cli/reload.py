@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from portier.cli import exits, named_file
+from portier.cli import exits, named_file, print_error
 from portier.system.control import ControlClient
 
 _TIMEOUT = 120.0  # seconds; 10,000 rules take a few
@@ -18,7 +17,7 @@ def run(options: argparse.Namespace) -> int:
     client = ControlClient(options.runtime_dir, _TIMEOUT)
     outcome: dict[str, Any] = client.post("/v1/reload", **named_file(options))
     for error in outcome["errors"]:
-        print(error, file=sys.stderr)
+        print_error(str(error))
     if not outcome["ok"]:
         return exits.CONFIG
     for step in outcome["steps"]:

@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -32,17 +31,6 @@ PRIORITIES: Final = {
 }
 _PATIENCE: Final = 1.0  # seconds; a thread that logs may be one that answers hosts
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-
-
-def holds(descriptor: int, environ: Mapping[str, str]) -> bool:
-    """Whether what is written to a descriptor goes to the journal.  That ``JOURNAL_STREAM`` is there does not
-    tell: programs inherit it whose output goes elsewhere (systemd.exec(5))."""
-    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
-    try:
-        about = os.fstat(descriptor)
-    except OSError:
-        return False
-    return (device, inode) == (str(about.st_dev), str(about.st_ino))
 
 
 class JournalHandler(logging.Handler):

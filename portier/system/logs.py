@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from portier.core.model import Event
 from portier.system import journal
+from portier.system.service import STDERR, is_journal
 
-_STDERR = 2  # the descriptor, whatever sys.stderr is just now
 _TEXT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -52,7 +52,7 @@ def configure(level: str, style: str, environ: Mapping[str, str] | None = None) 
     printing = logging.StreamHandler(sys.stderr)
     handler: logging.Handler = printing
     formatter = _Json() if style == "json" else logging.Formatter(_TEXT)
-    if journal.holds(_STDERR, os.environ if environ is None else environ):
+    if is_journal(STDERR, os.environ if environ is None else environ):
         printing.setFormatter(_Lines())
         formatter = _Json() if style == "json" else logging.Formatter()
         handler = journal.JournalHandler(printing)

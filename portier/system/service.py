@@ -11,6 +11,9 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from typing import Final
+
+STDERR: Final = 2  #: The descriptor, whatever sys.stderr is.
 
 
 class Service:
@@ -64,6 +67,17 @@ class Service:
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.sendto(message.encode(errors="backslashreplace"), self._address)
+
+
+def is_journal(descriptor: int, environ: Mapping[str, str]) -> bool:
+    """Whether what is written to a descriptor goes to systemd's journal.  A ``JOURNAL_STREAM`` alone does not
+    say so: programs inherit it whose output goes elsewhere (systemd.exec(5))."""
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    try:
+        about = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (device, inode) == (str(about.st_dev), str(about.st_ino))
 
 
 def _line(status: str) -> str:

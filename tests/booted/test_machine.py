@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -17,7 +18,7 @@ RELEASES = pytest.mark.parametrize("root", ["bookworm", "trixie"], indirect=True
 def leftovers() -> tuple[list[str], list[str]]:
     """What could outlive a machine: mounts, and control groups."""
     mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if "overlay" in line]
-    groups = [str(path) for path in Path("/sys/fs/cgroup").rglob("portier-test-*")]
+    groups = [str(path) for path in Path("/sys/fs/cgroup").rglob(f"portier-test-{os.getpid()}-*")]
     return mounts, groups
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -41,6 +42,15 @@ class Service:
         """The number of configurations taken so far."""
         shown = json.loads(self.machine.run(["portier", "status", "--json"], check=False).stdout)
         return int(shown["config"]["generation"])
+
+    def run_by_hand(self) -> subprocess.Popen[str]:
+        """`portier run` as root, ready."""
+        command = self.machine.command(["portier", "run"])
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, text=True)
+        self.scene.lab.processes.append(process)  # which ends it if the test fails
+        asked = ["portier", "status"]
+        wait_for(lambda: self.machine.run(asked, check=False).returncode == 0, 30, "the daemon is up")
+        return process
 
     def wait_saved(self, address: str) -> None:
         """Wait until a host is kept for the next start."""
@@ -139,7 +149,7 @@ def test_reload_waits_for_the_outcome(boot: Boot) -> None:
     assert service.systemctl("reload", UNIT, check=False) != 0
     state = service.state()
     assert (state["ActiveState"], state["SubState"], state["MainPID"]) == ("active", "running", pid)
-    assert f"{CONFIG}:2:" in service.machine.journal(UNIT)
+    assert f"{CONFIG}:2:" in service.machine.journal(UNIT, "--priority=err")
     service.assert_proxied()
 
     before = service.generation()
@@ -155,7 +165,7 @@ def test_refused_configuration_is_not_tried_again(boot: Boot) -> None:
     state = service.state()
     assert (state["ActiveState"], state["Result"]) == ("failed", "exit-code")
     assert (state["ExecMainStatus"], state["NRestarts"]) == ("78", "0")
-    assert f"{CONFIG}:2:" in service.machine.journal(UNIT)
+    assert f"{CONFIG}:2:" in service.machine.journal(UNIT, "--priority=err")
     service.assert_nothing_left()
 
     (service.machine.path / CONFIG.lstrip("/")).unlink()
@@ -209,6 +219,27 @@ def test_root_examines_the_service_and_cleans_up_after_a_kill(boot: Boot) -> Non
     service.assert_nothing_left()
     service.systemctl("start", UNIT)
     service.assert_proxied()
+
+
+def test_daemon_by_hand_and_unit_follow_each_other(boot: Boot) -> None:
+    """What root started and killed is adopted by the unit; after it, root takes its user's part."""
+    service = boot(None)
+    service.machine.write(CONFIG, config())
+    by_hand = service.run_by_hand()
+    service.assert_proxied()
+    service.machine.run(["pkill", "--signal=KILL", "--full", "portier run"])
+    by_hand.wait(20)
+    service.systemctl("start", UNIT)
+    service.assert_proxied()
+    service.systemctl("stop", UNIT)
+    service.assert_nothing_left()
+
+    by_hand = service.run_by_hand()
+    assert service.machine.run(["stat", "--format=%U", "/run/portier/control.sock"]).stdout == "portier\n"
+    service.assert_proxied()
+    service.machine.run(["pkill", "--signal=TERM", "--full", "portier run"])
+    assert by_hand.wait(20) == 0
+    service.assert_nothing_left()
 
 
 def test_hanging_daemon_is_ended_by_the_watchdog(boot: Boot) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from portier.core.model import Event, EventKind
-from portier.system import journal, logs
+from portier.system import logs
 from portier.system.journal import JournalHandler
+from portier.system.service import is_journal
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "packaging" / "systemd" / "portier.service"
@@ -171,11 +172,11 @@ def test_only_the_journals_own_stream_counts(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
         about = os.fstat(file.fileno())
         right = {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}
-        assert journal.holds(file.fileno(), right)
+        assert is_journal(file.fileno(), right)
         for wrong in ({}, {"JOURNAL_STREAM": ""}, {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino + 1}"}):
-            assert not journal.holds(file.fileno(), wrong)
+            assert not is_journal(file.fileno(), wrong)
         descriptor = file.fileno()
-    assert not journal.holds(descriptor, right)
+    assert not is_journal(descriptor, right)
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
