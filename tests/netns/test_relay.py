@@ -19,6 +19,7 @@ from scapy.packet import Packet
 
 from tests.netns.lab import Capture, Frame, Host, Keeper, Lab, Portier, holds_for, wait_for
 from tests.netns.scenes import NET, PROXY, UPSTREAM
+from tests.netns.test_relay_data import TAKE, give, said, serve
 
 BEYOND = "2001:db8:99::99"
 ERRORS = {1, 2, 3, 4, 137}  # ICMPv6 errors and Redirect
@@ -523,8 +524,8 @@ def test_a_port_that_cannot_be_relayed_to_is_refused(lab: Lab) -> None:
 
 
 def test_a_chain_of_two_proxies(lab: Lab) -> None:
-    """With `nested` behind and the default in front, a host at the end of the chain is on the link; with
-    `strict` behind, the second proxy holds its upstream down."""
+    """With `nested` behind and the default in front, a host at the end of the chain is on the link, for TCP
+    both ways too; with `strict` behind, the second proxy holds its upstream down."""
     link = Link(lab)
     link.advertise()
     end = lab.host("end")
@@ -545,6 +546,10 @@ def test_a_chain_of_two_proxies(lab: Lab) -> None:
     wait_for(lambda: end.ping(BEYOND, timeout=1), 20, "the host at the end reaches beyond")
     assert routers(end) == {link.r.link_local("eth0")}
     assert end.ping(link.address(1), 2)
+    own = next(address for address in end.addresses("eth0") if address.startswith("2001:"))
+    for giver, taker, address in ((link.x, end, own), (end, link.x, BEYOND)):
+        serve(taker, TAKE)
+        assert said(give(giver, address, 5_000_000)) == "intact"
     behind.write(chained.format("strict"))
     assert behind.reload().returncode == 0
     wait_for(lambda: parts()["eth0"] == "hold-down", 10, "the mark of another proxy")
