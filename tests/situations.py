@@ -6,6 +6,7 @@ machine with Portier, those after ``NAME$`` on the host of that name.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import sys
 import tempfile
@@ -59,12 +60,12 @@ class Site:
 
 
 def docker(lab: Lab) -> Site:
-    """Docker's bridge with one container; its addresses are a part of the /64."""
+    """A network of Docker's with one container; its addresses are a part of the /64."""
     site = Site(lab, "eth0")
     site.address("eth0")
     site.guest("container", "veth1", f"{NET}0:d::2/80", f"{NET}0:d::1")
-    site.bridge("docker0", "veth1")
-    site.proxy.add("docker0", f"{NET}0:d::1/80")
+    site.bridge("br-web", "veth1")
+    site.proxy.add("br-web", f"{NET}0:d::1/80")
     return site
 
 
@@ -152,21 +153,23 @@ class Player:
         self._path = f"PATH={programs}:/usr/sbin:/usr/bin:/sbin:/bin COLUMNS=104 PYTHONPATH={ROOT}"
 
     def _await_ports(self) -> None:
-        """Wait until Portier does its work on the ports that the configuration names."""
+        """Wait until Portier does its work on those links that the configuration names, and are there."""
         (group,) = yaml.safe_load(self._daemon.config.read_text(encoding="utf-8"))["groups"].values()
-        named = [group["upstream"]]
-        named += (
-            [group["downstream"]] if isinstance(group.get("downstream"), str) else group.get("downstream", [])
-        )
+        named = [
+            group["upstream"],
+            *([behind] if isinstance(behind := group.get("downstream", []), str) else behind),
+        ]
+        links = [link["ifname"] for link in self._site.proxy.ip_json("link show")]
+        there = {link for link in links for pattern in named if fnmatch.fnmatch(link, pattern)}
 
         def ready() -> bool:
             ports = {port["name"]: port for port in self._daemon.group()["ports"]}
             states = {
                 name: (port["relay"] or {"service": port["state"]})["service"] for name, port in ports.items()
             }
-            return all(states.get(name) in {"active", "forwarding"} for name in named if "*" not in name)
+            return all(states.get(name) in {"active", "forwarding"} for name in there)
 
-        wait_for(ready, 30, f"{named} are in service")
+        wait_for(ready, 30, f"{there} are in service")
 
     def save(self, config: str) -> None:
         """Make this the configuration, as a user does who saves the file."""

@@ -67,7 +67,7 @@ EXPECTED = {
     },
     "floating-addresses.yaml": {"floating": Serves("fg0", "2001:db8:7::/64", ("fpr-1", "fpr-2"), ipv4=True)},
     "vm-bridge.yaml": {"machines": Serves("vmbr0", "2001:db8:7::/64", ("vmbr1",), live=("2001:db8:7::/64",))},
-    "vps-docker.yaml": {"docker": Serves("eth0", "2001:db8:7::/64", ("docker0", "br-1", "br-2"))},
+    "vps-docker.yaml": {"docker": Serves("eth0", "2001:db8:7::/64", ("br-1", "br-2"))},
     "whole-prefix.yaml": {"everything": Serves("eth0", "2001:db8:7::/64", ("wg0", "eth1"))},
 }
 
