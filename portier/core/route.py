@@ -975,7 +975,10 @@ class RouteEngine:
         if port.upstream or not pending.checked or (elsewhere and pending.held == port.ifindex):
             if candidate is not None and elsewhere:
                 if _WORD[candidate.override] > _WORD[seen.override]:
-                    return Verdict.HEARD  # another proxy's answer; the host itself has spoken
+                    # Another proxy's answer; the host itself has spoken.
+                    owner = candidate.port.port.name, candidate.mac
+                    self._notes.contest(address, owner, (port.port.name, seen.mac), now)
+                    return Verdict.HEARD
                 self._tell_claim(candidate, seen, now)
             self._settle(pending, seen, now)
             return Verdict.HEARD
@@ -1146,6 +1149,8 @@ class RouteEngine:
         if entry.override and seen.override is False:
             # O=0 changes nothing but that the host is stale (RFC 4861 section 7.2.5): another proxy says that
             # it is elsewhere now, and might be right.
+            owner = self._ports[entry.ifindex].port.name, entry.mac
+            self._notes.contest(entry.address, owner, (port.port.name, seen.mac), now)
             entry.reachable = 0.0
             self._set_ready(entry)
             self._probe_if_stale(entry, now)

@@ -66,7 +66,7 @@ def proxies(root: Path = Path("/proc")) -> tuple[Proxy, ...]:
             if (process / "ns/net").readlink() != here:
                 continue
             inodes = {str(descriptor.readlink()) for descriptor in (process / "fd").iterdir()}
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
         except PermissionError as error:
             raise PortierError(f"process {process.name} ({name}) cannot be looked at: run as root") from error

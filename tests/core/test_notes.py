@@ -14,7 +14,13 @@ from tests.core.playbook import LAN, D, Playbook, Stage, U, ip, mac, port
 ROUTER = "fe80::1:1"
 
 
-@pytest.fixture(autouse=True, params=[6, 4], ids="ipv{}".format)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Play every scene in both families, but for what ARP cannot tell: a proxy's word from a host's."""
+    only = "another_proxy" in metafunc.function.__name__
+    metafunc.parametrize("family", (6,) if only else (6, 4), indirect=True, ids="ipv{}".format)
+
+
+@pytest.fixture(autouse=True)
 def family(request: pytest.FixtureRequest) -> Iterator[int]:
     """The family in which the scene is played."""
     Stage.family = request.param
@@ -98,6 +104,21 @@ def test_somebody_upstream_answers_for_a_guest() -> None:
     (contested,) = noted(play).contested
     assert (contested.address, contested.port, contested.mac) == (ip("::5"), "up0", mac(66))
     assert (contested.rival_port, contested.rival_mac) == ("down0", mac(5))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_another_proxy_upstream_answers_for_a_guest(late: bool) -> None:
+    """What a proxy says has O=0 and moves no host that has spoken for itself; it is noted all the same."""
+    play = Playbook(ports=(port(U, on_link=(LAN,)), port(D)))
+    play.ns(U, ROUTER, "::5", 1)
+    play.na(D, "::5", 5)
+    if late:
+        play.pass_time(1.0)
+        play.na(D, "::5", 5)
+    play.na(U, "::5", 66, flags="S")
+    (contested,) = noted(play).contested
+    assert (contested.port, contested.mac) == ("down0", mac(5))
+    assert (contested.rival_port, contested.rival_mac) == ("up0", mac(66))
 
 
 def test_two_hosts_with_one_address() -> None:
