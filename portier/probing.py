@@ -89,7 +89,7 @@ class Probe:
         self._target = target
         self._text = str(ip_address(target))
         self._on = on
-        self._source: bytes | None = None  # of the router, where it can be written to from behind
+        self._source: bytes | None = None  # of who asks, where he can be written to from behind
         self._home: Port | None = None
         self._port: Port | None = None
 
@@ -189,6 +189,11 @@ class Probe:
             self._source = router.address
         if router is not None and router.mac:
             return router.address, router.mac, f"{ip_address(router.address)}, the default router"
+        for host in self._supervisor.neighbors().get(self._name, ()) if router is None else ():
+            other = host.address != self._target and not link_local(host.address)
+            if other and host.port == port.name and len(host.address) == length:
+                self._source = host.address
+                return host.address, host.mac, f"{ip_address(host.address)}, a host there"
         made_up = _MADE_UP[length]
         return made_up, _MADE_UP_MAC, f"{ip_address(made_up)}, a made-up neighbor"
 
@@ -330,6 +335,11 @@ class Probe:
     def _forwarded(self, port: Port) -> Iterator[Hop]:
         """What the kernel would do with packets from the router's side, and with those back."""
         length = len(self._target)
+        if self._source is None and port.role is Role.DOWNSTREAM:
+            yield Hop(
+                "forwarding", State.UNKNOWN, f"no host is known on {port.name} that might send a packet"
+            )
+            return
         there = kernel.way(self._source, self._target, port.ifindex)
         home = self._home or next((p for p in self._ports.values() if p.ifindex == there.ifindex), None)
         for name in dict.fromkeys((port.name, home.name if home else port.name)):
@@ -379,8 +389,8 @@ class Probe:
             or known is None
             or self._source is None
         ):
-            what = "the router's global address" if self._source is None else "the host's place"
-            yield Hop("answer", State.UNKNOWN, f"no ping can be made as from the router: {what} is not known")
+            what = "a global address of who asks" if self._source is None else "the host's place"
+            yield Hop("answer", State.UNKNOWN, f"no ping can be made as from there: {what} is not known")
             return
         router = ip_address(self._source)
         host = (home.ifindex, home.mac, known.mac)

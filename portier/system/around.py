@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -69,6 +70,8 @@ def proxies(root: Path = Path("/proc")) -> tuple[Proxy, ...]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended
         except PermissionError as error:
+            if os.geteuid() == 0:
+                continue  # root of a user namespace; this one is outside of it, and its network is another
             raise PortierError(f"process {process.name} ({name}) cannot be looked at: run as root") from error
         ports = frozenset(sockets[inode] for inode in inodes & sockets.keys())
         found.append(Proxy(name, int(process.name), ports))

@@ -72,6 +72,19 @@ def test_the_whole_way_works(scene: Scene) -> None:
     assert probe(scene, guest(1))["works"], "known by now"
 
 
+def test_nobody_is_misled(scene: Scene) -> None:
+    """The router, which asked for nothing, has no entry afterwards; and nobody is known whom nobody heard."""
+    fresh = f"{NET}78"
+    scene.guests[2].add("eth0", f"{fresh}/64")
+    before = set(scene.portier.neighbors())
+    assert probe(scene, fresh)["works"]
+    assert set(scene.portier.neighbors()) - before <= {fresh, UPSTREAM}
+    assert not scene.u.ip_json(f"-6 neigh show {fresh}")
+    assert probe(scene, fresh, "--on", "tap1")["works"]
+    macs = {host["mac"] for host in scene.portier.neighbors().values()}
+    assert not {mac for mac in macs if mac.startswith("02:43:89:")}, "made-up neighbors"
+
+
 def test_for_people(scene: Scene) -> None:
     """A line for each hop, and the outcome."""
     done = scene.portier.cli("doctor", "--probe", guest(1))
@@ -101,6 +114,11 @@ def test_from_downstream(scene: Scene) -> None:
     hops = {hop["name"]: hop for hop in answer["hops"]}
     assert hops["advertisement"]["state"] == "ok"
     assert "left by tap2" in hops["advertisement"]["text"]
+    scene.guests[2].ping(guest(1))
+    answer = probe(scene, guest(1), "--on", "tap2")
+    assert answer["router"] in {guest(2), f"{NET}78"}, "a host there"
+    hops = {hop["name"]: hop["state"] for hop in answer["hops"]}
+    assert hops["way-back"] == hops["answer"] == "ok", answer
 
 
 def test_an_address_that_is_answered_in_any_case(scene: Scene) -> None:
