@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
+def releases(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Releases]:
     """Debian releases, installed once a session; the tests are skipped where none can be booted."""
     try:
         require()
@@ -36,7 +38,15 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
         pytest.skip(f"no machines here: {error}")
     kept = os.environ.get("PORTIER_ROOTS")
     directory = Path(kept) if kept else tmp_path_factory.mktemp("roots")
-    return Releases(directory)
+    releases = Releases(directory)
+    with ThreadPoolExecutor() as pool:
+        # What will be needed later is installed beside what is needed now; who needs it waits for it.
+        for name in ("bookworm", "trixie"):
+            if any(name in item.nodeid for item in request.session.items):
+                pool.submit(releases.furnished, name)
+        yield releases
+    if not kept:
+        shutil.rmtree(directory)  # rather than with the third session from now: it is a gigabyte
 
 
 @pytest.fixture(scope="session")
