@@ -57,7 +57,7 @@ SHARED: Final = "two uplinks with one link behind are one group, whose links are
 TUNNEL: Final = (
     "nobody can be asked on a link without link-layer addresses: what is routed there is answered for"
 )
-SEVERAL: Final = "with several interfaces npd6 answers once, and then waits for what does not come"
+SEVERAL: Final = "with several interfaces npd6 answers what there is at first, and then waits in vain"
 # Why the answers differ in form.
 ROUTER_FLAG: Final = (
     "the file does not say: the peers set R, Portier shows what the owner shows (RFC 4861 4.4)"
@@ -180,8 +180,9 @@ AUTO: Final = tuple(
         ("multicast", "without option", "from off the link", "unicast", "DAD", "hop limit 64"), 1
     )
 )
-# What npd6 answers with several interfaces depends on what there is at once.
-ALONE: Final = tuple(kind for kind in KINDS if kind not in ("another's", "from another"))
+# With several interfaces npd6 answers what there is when it first wakes: here one question, of one part.
+ONE_AT_FIRST: Final = tuple(kind for kind in KINDS if kind != "another's")
+NONE_AT_FIRST: Final = tuple(kind for kind in KINDS if kind not in FIRST)
 SHAPES: Final = (
     Shape("ndppd", "docker-bridge", "ens3", (
         allowed("2001:db8:7:0:d0c::", "docker0", "2001:db8:7:0:d0d::"),)),
@@ -266,13 +267,14 @@ SHAPES: Final = (
     Shape("npd6", "nothing-white", "eth0", (unheard("2001:db8:7:1::", SILENT, ""),)),
     Shape("npd6", "lists-apart", "", (
         Part("2001:db8:7:1::", frozenset({"multicast"}), ALWAYS, front="eth0", outside="2001:db8:7:2::",
-             only=ALONE, reasons={"": SEVERAL}, form=ROUTER_FLAG),
-        unheard("2001:db8:7:2::", ALWAYS, SEVERAL, front="eth1", outside="2001:db8:7:1::"))),
+             only=ONE_AT_FIRST, reasons={"": SEVERAL}, form=ROUTER_FLAG),
+        unheard("2001:db8:7:2::", ALWAYS, SEVERAL, front="eth1", outside="2001:db8:7:1::",
+                only=NONE_AT_FIRST))),
     Shape("npd6", "masked", "", (
         Part("2001:db8:7:33::", frozenset({"multicast"}), ALWAYS, front="eth0",
-             outside="2001:db8:7:33:8000::", only=ALONE, reasons={"": SEVERAL}, form=ROUTER_FLAG),
-        unheard("2001:db8:7:34:8000::", ALWAYS, SEVERAL, front="eth0"),
-        unheard("2001:db8::", ALWAYS, SEVERAL, front="br0.5", outside="2001:db9::"))),
+             outside="2001:db8:7:33:8000::", only=ONE_AT_FIRST, reasons={"": SEVERAL}, form=ROUTER_FLAG),
+        unheard("2001:db8:7:34:8000::", ALWAYS, SEVERAL, front="eth0", only=NONE_AT_FIRST),
+        unheard("2001:db8::", ALWAYS, SEVERAL, front="br0.5", outside="2001:db9::", only=NONE_AT_FIRST))),
 )  # fmt: skip
 
 
