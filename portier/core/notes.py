@@ -55,20 +55,30 @@ class Notes:
     __slots__ = ("_contested", "_refused")
 
     def __init__(self) -> None:
-        self._refused: dict[tuple[bytes, str], Refused] = {}  # their ages are times
+        # Upstream and behind apart, so that a guest who asks for much hides nothing.  Their ages are times.
+        self._refused: dict[bool, dict[tuple[bytes, str], Refused]] = {True: {}, False: {}}
         self._contested: dict[tuple[bytes, str, bytes], Contested] = {}
 
     def refuse(
-        self, target: bytes, port: str, asker: bytes, mac: bytes, verdict: Verdict, now: float
+        self,
+        target: bytes,
+        port: str,
+        asker: bytes,
+        mac: bytes,
+        verdict: Verdict,
+        now: float,
+        *,
+        upstream: bool,
     ) -> None:
         """Somebody asked for a target in vain."""
-        before = self._refused.pop((target, port), None)
+        kept = self._refused[upstream]
+        before = kept.pop((target, port), None)
         again = 0
         if before is not None:
             again = before.again + (before.asker == asker and now - before.age < _AGAIN)
-        elif len(self._refused) >= _KEPT:
-            del self._refused[next(iter(self._refused))]
-        self._refused[target, port] = Refused(target, port, asker, mac, verdict, again, now)
+        elif len(kept) >= _KEPT:
+            del kept[next(iter(kept))]
+        kept[target, port] = Refused(target, port, asker, mac, verdict, again, now)
 
     def contest(
         self, address: bytes, owner: tuple[str, bytes | None], rival: tuple[str, bytes], now: float
@@ -80,9 +90,10 @@ class Notes:
         self._contested[key] = Contested(address, *owner, *rival, now)
 
     def noted(self, asked: Mapping[str, tuple[int, ...]], now: float) -> Noted:
-        """What was noted, the last first."""
+        """What was noted, the last first; of refusals those upstream first."""
+        refused = [note for kept in self._refused.values() for note in reversed(list(kept.values()))]
         return Noted(
             asked,
-            tuple(note._replace(age=now - note.age) for note in reversed(list(self._refused.values()))),
+            tuple(note._replace(age=now - note.age) for note in refused),
             tuple(note._replace(age=now - note.age) for note in reversed(list(self._contested.values()))),
         )

@@ -518,7 +518,15 @@ class RouteEngine:
                 return Verdict.CLAIM
         decision = self._judge(port, target, source, now)
         if decision.verdict in _REFUSALS:
-            self._notes.refuse(target, port.port.name, source, message.ether_source, decision.verdict, now)
+            self._notes.refuse(
+                target,
+                port.port.name,
+                source,
+                message.ether_source,
+                decision.verdict,
+                now,
+                upstream=port.upstream,
+            )
             return decision.verdict
         if decision.rule is not None:
             port.asked.add(len(target))

@@ -73,7 +73,9 @@ def test_few_are_kept() -> None:
     play = Playbook()
     for number in range(100):
         play.ns(U, ROUTER, f"2001:db8:8::{number + 1:x}", 1)
-    kept = noted(play).refused
+    play.ns(D, "::5", "2001:db8:9::5", 5)
+    *kept, last = noted(play).refused
+    assert last.port == "down0"
     assert len(kept) == 16
     assert kept[0].target == ip("2001:db8:8::64")
 
