@@ -17,7 +17,8 @@ from pathlib import Path
 import yaml
 
 from portier.config.peers import convert
-from tests.netns.lab import ROOT, Host, Keeper, Lab, wait_for
+from tests.netns.lab import ROOT, Host, Keeper, Lab, Portier, wait_for
+from tests.netns.test_routing import BIRD, WORLD, fabric, start_bird
 
 NET = "2001:db8:7:"
 COMMAND = re.compile(r"^(?:(\w+)\$|\$) (.*)$")
@@ -27,7 +28,8 @@ class Site:
     """A rented server: a router in front, which has the /64 on its link, and this machine, `proxy`.
 
     ``settled`` says whether the hosts have what they need from the network, which takes a while where
-    nobody configures them.
+    nobody configures them.  ``daemon`` is the one that runs already, if one does, and ``programs`` are what
+    commands besides Portier's stand for.
     """
 
     def __init__(self, lab: Lab, uplink: str) -> None:
@@ -38,6 +40,8 @@ class Site:
         lab.link(self.outside, "eth0", self.proxy, uplink)
         self.outside.add("eth0", f"{NET}:1/64")
         self.settled: Callable[[], bool] = lambda: True
+        self.daemon: Portier | None = None
+        self.programs: dict[str, str] = {}
 
     def address(self, interface: str) -> None:
         """Give this machine its address and its default route, on the uplink or the bridge that it is in."""
@@ -120,6 +124,20 @@ def npd6(lab: Lab) -> Site:
     return site
 
 
+class Cluster(Site):
+    """Two proxies with BIRD behind a border router, as `packaging/bird` has them, and a host behind each."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        made = fabric(lab, start_bird, BIRD)
+        self.proxy, self.daemon = made.proxies[1], made.daemons[1]
+        self.programs = {"birdc": f"/usr/sbin/birdc -s {lab.directory}/bird-p1/ctl"}
+        guests = lab.host("a"), lab.host("b")
+        for number, guest in enumerate(guests, 1):
+            made.plug(guest, number, "tap1")
+        self.settled = lambda: all(guest.ping(WORLD, timeout=0.5) for guest in guests)
+
+
 # Heading in the README: the lab, and what the user moves over from, if anything.
 SITUATIONS: dict[str, tuple[Callable[[Lab], Site], str]] = {
     "A VPS with Docker": (docker, ""),
@@ -128,6 +146,7 @@ SITUATIONS: dict[str, tuple[Callable[[Lab], Site], str]] = {
     "You have ndppd": (machines, "ndppd"),
     "You have npd6": (npd6, "npd6"),
     "When it does not work": (firewalled, ""),
+    "More than one machine": (Cluster, ""),
 }
 
 
@@ -137,19 +156,19 @@ class Player:
     def __init__(self, site: Site, config: str, old: dict[str, str]) -> None:
         self._site = site
         self._etc, programs = site.lab.directory / "etc", site.lab.directory / "bin"
-        self._daemon = daemon = site.lab.portier(config, on=site.proxy)
+        self._daemon = daemon = site.daemon or site.lab.portier(config, on=site.proxy)
         self._await_ports()
         wait_for(site.settled, 30, "all hosts have their addresses")
         self._etc.mkdir()
         programs.mkdir()
         for name, text in old.items():
             (self._etc / name).write_text(text, encoding="utf-8")
-        program = programs / "portier"
-        program.write_text(
-            f'#!/bin/sh\nexec {sys.executable} -m portier "$@" -c {daemon.config} '
-            f"--runtime-dir {daemon.runtime}\n"
-        )
-        program.chmod(0o755)
+        ours = f"{sys.executable} -m portier"
+        where = f"-c {daemon.config} --runtime-dir {daemon.runtime}"
+        for name, command in {"portier": ours, **site.programs}.items():
+            program = programs / name
+            program.write_text(f'#!/bin/sh\nexec {command} "$@" {where if command == ours else ""}\n')
+            program.chmod(0o755)
         self._path = f"PATH={programs}:/usr/sbin:/usr/bin:/sbin:/bin COLUMNS=104 PYTHONPATH={ROOT}"
 
     def _await_ports(self) -> None:
@@ -181,7 +200,7 @@ class Player:
         """What a command prints, as the user of that host would see it."""
         etc = str(self._etc)
         line = command.replace("/etc/portier.yaml", str(self._daemon.config)).replace("/etc/", f"{etc}/")
-        on = self._site.lab.hosts[host or "proxy"]
+        on = self._site.lab.hosts[host] if host else self._site.proxy
         done = on.run(["sh", "-c", f"export {self._path}; {{ {line}; }} 2>&1"], check=False, timeout=60)
         said = done.stdout.replace(str(self._daemon.config), "/etc/portier.yaml").replace(f"{etc}/", "/etc/")
         return said.rstrip("\n").split("\n") if said.strip() else []

@@ -34,7 +34,8 @@ _VARIES = (
     (re.compile(r"fe80::[0-9a-f:]+"), "fe80::x"),
     (re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b"), "MAC"),
     (re.compile(r"(?<![\w:.])\d+(?:\.\d+)? (?:ms|s|min|h|d)(?: \d+ (?:s|min|h))?\b"), "TIME"),
-    (re.compile(r"\b\d+sec\b"), "TIME"),
+    (re.compile(r"\b\d+sec\b|\b\d\d:\d\d:\d\d(?:\.\d+)?\b"), "TIME"),
+    (re.compile(r"^BIRD .*"), "BIRD"),
     (re.compile(r"(?<![\w:./-])\d+(?:\.\d+)?(?![\w:./])"), "N"),
     (re.compile(r"[ \t]+"), " "),
 )
@@ -147,7 +148,7 @@ def keeper() -> Iterator[Keeper]:
 @pytest.mark.parametrize("heading", SITUATIONS)
 def test_situations_are_real(keeper: Keeper, heading: str) -> None:
     """What the README shows of a situation is what comes of it, in a lab with its links and hosts."""
-    missing = [tool for tool in ("radvd", "nft") if shutil.which(tool, path=PATH) is None]
+    missing = [tool for tool in ("radvd", "nft", "bird") if shutil.which(tool, path=PATH) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
     text, config, old = situation(heading)
