@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from portier import config
-from portier.cli import exits, text
+from portier.cli import DEFAULT_CONFIG, exits, text
 from portier.core import plan
 from portier.core.model import (
     Announce,
@@ -37,6 +37,7 @@ from portier.core.model import (
 from portier.core.rules import matches
 from portier.errors import ConfigError, PortierError
 from portier.system.kernel import Kernel
+from portier.system.process import unreadable
 from portier.system.record import Record
 from portier.system.sysctl import too_few_neighbors
 
@@ -90,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
         *map(str, loaded.warnings),
         *kernel_warnings(loaded.config, options.runtime_dir),
         *limit_warnings(loaded.config),
+        *service_warnings(options, loaded.files),
     ]
     if options.json:
         answer = {
@@ -250,6 +252,26 @@ def limit_warnings(config: Config) -> Iterator[str]:
         groups = [group for group in config.groups if version in _versions(group)]
         wanted = max((group.limits.neighbors for group in groups), default=0)
         yield from too_few_neighbors(wanted, (version,))
+
+
+def service_warnings(options: argparse.Namespace, files: tuple[Path, ...]) -> Iterator[str]:
+    """What the service cannot read of its configuration, though whoever asks can."""
+    replaced = {path for path, _ in options.replace}
+    for path in service_cannot_read(options.config, (path for path in files if path not in replaced)):
+        yield f"the service runs as user portier, who cannot read {path}: {let_read(path)}"
+
+
+def service_cannot_read(main: Path, files: Iterable[Path]) -> tuple[Path, ...]:
+    """Of a configuration, if it is the service's: the files, and the directory of the drop-ins."""
+    directory = DEFAULT_CONFIG.with_suffix(".d")
+    if main.with_suffix(".d") != directory:
+        return ()
+    return unreadable([*files, *([directory] if directory.is_dir() else [])])
+
+
+def let_read(path: Path) -> str:
+    """The command that lets the service read a file or directory."""
+    return f"chgrp portier {path} && chmod g+rX {path}"
 
 
 def _versions(group: Group) -> frozenset[int]:

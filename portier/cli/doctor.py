@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 from portier import config as configuration
 from portier.cli import complain, exits, probe, text
+from portier.cli.check import service_cannot_read
 from portier.core import plan
 from portier.core.doctor import CHECKS
 from portier.core.doctor.facts import Daemon, Facts, Host, Networkd, Setup, Told, Unknown
@@ -60,13 +61,14 @@ def gather(options: argparse.Namespace) -> Facts:
     status, mute = _status(client)
     daemon = inspect.daemon(status) if isinstance(status, dict) else status
     file = Path(daemon.file) if isinstance(daemon, Daemon) and options.named is None else options.config
-    config, problems = _config(file)
+    config, problems, unreadable = _config(file)
     snapshot = _snapshot(options, config)
     setup = _setup(config, snapshot)
     return Facts(
         config_file=str(file),
         mute=mute,
         problems=problems,
+        unreadable=unreadable,
         daemon=daemon,
         told=inspect.told(status) if isinstance(status, dict) else _would_tell(config, setup),
         lacking=inspect.lacking(daemon.pid) if isinstance(daemon, Daemon) else Unknown("no daemon runs"),
@@ -96,11 +98,13 @@ def _status(client: ControlClient) -> tuple[dict[str, Any] | Unknown | None, str
     return status, ""
 
 
-def _config(file: Path) -> tuple[Config | Unknown, tuple[str, ...]]:
+def _config(file: Path) -> tuple[Config | Unknown, tuple[str, ...], tuple[str, ...]]:
+    """The configuration, its errors, and what the service cannot read of it."""
     try:
-        return configuration.load(file).config, ()
+        loaded = configuration.load(file)
     except ConfigError as error:
-        return Unknown("the configuration is refused"), tuple(map(str, error.problems))
+        return Unknown("the configuration is refused"), tuple(map(str, error.problems)), ()
+    return loaded.config, (), tuple(map(str, service_cannot_read(file, loaded.files)))
 
 
 def _snapshot(options: argparse.Namespace, config: Config | Unknown) -> Snapshot | Unknown:

@@ -13,7 +13,8 @@ import resource
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,10 @@ _DESCRIPTORS: Final = 65536  # a group takes about six
 _PLACE: Final = b"\0portier"  # abstract sockets are per network namespace, as a daemon is
 _CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
 _USER: Final = "portier"  # that the service runs as
+_UNREADABLE: Final = r"""
+for path; do
+    if [ -d "$path" ]; then [ -x "$path" ]; fi && [ -r "$path" ] || printf '%s\0' "$path"
+done"""
 _CAPABILITY_VERSION: Final = 0x20080522  # of capset(2)
 _PR_SET_KEEPCAPS: Final = 8
 
@@ -49,6 +54,27 @@ def become_owner(path: Path) -> None:
     header = struct.pack("@Ii", _CAPABILITY_VERSION, 0)
     sets = struct.pack("@6I", kept, kept, 0, 0, 0, 0)  # effective, permitted, inheritable; the upper halves
     _must(_libc.capset(header, sets))
+
+
+def unreadable(paths: Iterable[Path], user: str = _USER) -> tuple[Path, ...]:
+    """Of files and directories those that the service, which has a user of its own, cannot read.  Only root
+    can tell; where there is no such user, none."""
+    if os.geteuid() != 0:
+        return ()
+    try:
+        who = pwd.getpwnam(user)
+        asked = subprocess.run(
+            ["/bin/sh", "-c", _UNREADABLE, "sh", *paths],
+            check=False,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            user=who.pw_uid,
+            group=who.pw_gid,
+            extra_groups=os.getgrouplist(user, who.pw_gid),
+        )
+    except (KeyError, OSError):  # no such user, or not in this user namespace
+        return ()
+    return tuple(Path(os.fsdecode(path)) for path in asked.stdout.split(b"\0")[:-1])
 
 
 def _must(result: int) -> None:

@@ -187,8 +187,12 @@ def test_upgrade_leaves_a_daemon_alone_that_would_not_start_again(
     machine.run([*INSTALL, f"/root/{package.name}"])
     serving(machine, scene)
     before = machine.show("portier", "MainPID", "ActiveState")
-    machine.write(CONFIG, "version: 1\ngroups: {lan: {upstrem: eth0}}\n")
+    (machine.path / CONFIG.lstrip("/")).chmod(0o600)  # right, but root's alone
     said = machine.run([*INSTALL, f"/root/{newer.name}"]).stdout
+    assert f"{CONFIG}: cannot be read by user portier" in said, said
+    machine.write(CONFIG, "version: 1\ngroups: {lan: {upstrem: eth0}}\n")
+    said = machine.run(["dpkg-reconfigure", "portier"]).stdout
+    assert f"{CONFIG}:2:16: groups.lan.upstrem: unknown key" in said, said
     assert "portier check && systemctl restart portier" in said, said
     assert machine.show("portier", "MainPID", "ActiveState") == before
     assert scene.u.run(["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", guest(1)])

@@ -274,6 +274,18 @@ FOUND = {
         "goes on with the last good one",
         "check",
     ),
+    "unreadable": (
+        facts(daemon=None, unreadable=("/etc/portier.d",)),
+        "config",
+        "user portier, who cannot read",
+        "chgrp portier /etc/portier.d && chmod g+rX /etc/portier.d",
+    ),
+    "refused by the service alone": (
+        facts(daemon=DAEMON._replace(refused=("/etc/portier.yaml: cannot be read by user portier",))),
+        "config",
+        "goes on with the last good one",
+        "check",
+    ),
     "edited": (
         facts(daemon=DAEMON._replace(differs=True)),
         "config-applied",

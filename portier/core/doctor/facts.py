@@ -167,7 +167,8 @@ class Facts:
     """All that the checks go by.
 
     ``mute`` says of a daemon that does not answer who it is and why.
-    ``problems`` is what is wrong with the configuration on disk.  ``daemon`` is None where none runs;
+    ``problems`` is what is wrong with the configuration on disk, and ``unreadable`` are the files of it that
+    the service cannot read.  ``daemon`` is None where none runs;
     ``told`` what it warns of, or would if it ran; ``lacking`` the capabilities it does not have; ``hosts``
     those it knows behind downstreams, the first of many.  ``snapshot`` is the kernel as it is, with all
     routes; ``sysctls`` are values by path below /proc/sys, of those that no snapshot shows.  ``networkd`` is
@@ -178,6 +179,7 @@ class Facts:
     config_file: str = ""
     mute: str = ""
     problems: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
     daemon: Daemon | Unknown | None = _NOT_SOUGHT
     told: tuple[Told, ...] | Unknown = _NOT_SOUGHT
     lacking: tuple[str, ...] | Unknown = _NOT_SOUGHT

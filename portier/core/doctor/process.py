@@ -28,20 +28,28 @@ def _runs(facts: Facts) -> Iterator[Finding]:
 
 
 def _config(facts: Facts) -> Iterator[Finding]:
-    if facts.problems:
-        goes_on = isinstance(facts.daemon, Daemon)
+    daemon = facts.daemon if isinstance(facts.daemon, Daemon) else None
+    unreadable = facts.unreadable if daemon is None or daemon.refused else ()  # else it is not the service
+    if unreadable:
         yield problem(
             facts.config_file,
-            "the configuration is refused"
-            + (", and the daemon goes on with the last good one" if goes_on else ""),
-            "; ".join(facts.problems),
+            "the service runs as user portier, who cannot read the configuration",
+            f"not readable: {', '.join(unreadable)}",
+            "; ".join(f"chgrp portier {file} && chmod g+rX {file}" for file in unreadable),
+        )
+    if problems := facts.problems or (daemon.refused if daemon and not unreadable else ()):
+        goes_on = ", and the daemon goes on with the last good one" if daemon else ""
+        yield problem(
+            facts.config_file,
+            f"the configuration is refused{goes_on}",
+            "; ".join(problems),
             f"portier check -c {facts.config_file}",
         )
 
 
 def _applied(facts: Facts) -> Iterator[Finding]:
     daemon = running(facts)
-    if daemon.differs:
+    if daemon.differs and not daemon.refused:
         yield warning(
             daemon.file,
             "the file was changed since the daemon read it",
