@@ -273,10 +273,14 @@ class Record:
                 self._owners.pop(fields[0], None)
 
     def _append(self, line: str) -> None:
-        if self._descriptor < 0 or self._size > max(_COMPACT_AT, 4 * self._compacted):
-            self._compact()
         data = line.encode(errors="surrogateescape")
-        if os.write(self._descriptor, data) != len(data):
+        try:
+            if self._descriptor < 0 or self._size > max(_COMPACT_AT, 4 * self._compacted):
+                self._compact()
+            whole = os.write(self._descriptor, data) == len(data)
+        except OSError as error:  # a step fails by it that has nothing to do with files: name this one
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        if not whole:
             self._size = _FULL  # the next entry must not be joined to the torn one
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         self._size += len(data)

@@ -234,6 +234,17 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert Record(tmp_path).routes() == {route(0), route(3)}
 
 
+def test_a_disk_without_any_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is named: a step that fails for want of it has nothing to do with files."""
+    with Path("/dev/full").open("wb", buffering=0) as full, Record(tmp_path) as record:
+        record.note_route(route(0))
+        write = os.write
+        monkeypatch.setattr(os, "write", lambda _, data: write(full.fileno(), data))
+        with pytest.raises(OSError, match=f"No space left on device: '{where(tmp_path)}'"):
+            record.note_route(route(1))
+        monkeypatch.undo()
+
+
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     """It is the owner's alone."""
     with Record(tmp_path) as record:
