@@ -13,6 +13,14 @@ from typing import NamedTuple
 _LONGEST_LINE = 1000  # characters; a message may quote a value, and a value may be anything
 
 
+def printable(said: str) -> str:
+    """The same without anything that does more to a terminal than to show: each such character as ``ascii``
+    would have it."""
+    if said.isprintable():
+        return said
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in said)
+
+
 class Problem(NamedTuple):
     """One thing to edit.  ``line`` and ``column`` count from 1, and are 0 where the place is the file as
     a whole; ``path`` is like ``groups.guests.prefixes[1]``, empty for the top.  Sorting problems puts
@@ -27,8 +35,7 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         line = f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
-        line = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+        return printable(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}...")
 
 
 class PortierError(Exception):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from portier import daemon
-from portier.cli import exits
+from portier.cli import complain, exits
+from portier.errors import printable
 
 
 def run(options: argparse.Namespace) -> int:
     """Clean up; 0 when nothing is left.  Refused while a daemon runs."""
     done = daemon.cleanup(options.runtime_dir)
     for step in done.steps:
-        print(step)
+        print(printable(str(step)))
     for error in done.errors:
-        print(f"portier cleanup: {error}", file=sys.stderr)
+        complain("cleanup", error)
     if done.pending:
         for step in done.pending:
-            print(f"portier cleanup: not done: {step}", file=sys.stderr)
+            complain("cleanup", f"not done: {step}")
         return exits.FAILED
     if not done.steps:
         print("nothing to clean up")

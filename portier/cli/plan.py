@@ -11,7 +11,7 @@ import json
 import sys
 from typing import Any
 
-from portier.cli import complain, exits, named_file
+from portier.cli import complain, exits, named_file, text
 from portier.errors import Refused
 from portier.system.control import ControlClient
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         json.dump(plan, sys.stdout, indent=2)
         print()
     else:
-        for step in plan["steps"]:
+        for step in text.clean(plan["steps"]):
             print(step)
         for warning in plan["warnings"]:
             complain("plan", f"warning: {warning}")

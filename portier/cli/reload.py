@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from portier.cli import exits, named_file, print_error
+from portier.cli import exits, named_file, print_error, text
 from portier.system.control import ControlClient
 
 _TIMEOUT = 120.0  # seconds; 10,000 rules take a few
@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
         print_error(str(error))
     if not outcome["ok"]:
         return exits.CONFIG
-    for step in outcome["steps"]:
+    for step in text.clean(outcome["steps"]):
         print(step)
     if not outcome["steps"] and not outcome["errors"]:
         print("nothing to change")

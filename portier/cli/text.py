@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from portier.errors import printable
+
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 _LAST: Final = 20  # columns that the last cell of a row has at least
 _UNLIMITED: Final = 10_000  # columns or lines, where nothing has to fit
@@ -33,12 +35,9 @@ def colours() -> bool:
 
 
 def clean(value: Any) -> Any:
-    """The same without anything that does more to a terminal than to show: each such character of each
-    string, in whatever lists and dictionaries it stands, as ``ascii`` would have it."""
+    """The same, `printable` in each string, in whatever lists and dictionaries it stands."""
     if isinstance(value, str):
-        if value.isprintable():
-            return value
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in value)
+        return printable(value)
     if isinstance(value, dict):
         return {clean(name): clean(inner) for name, inner in value.items()}
     return [clean(inner) for inner in value] if isinstance(value, list) else value

@@ -10,13 +10,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from portier.core.model import Event
+from portier.errors import printable
 from portier.system import journal
 from portier.system.service import STDERR, is_journal
 
 _TEXT = "%(asctime)s %(levelname)s %(message)s"
 
 
-class _Lines(logging.Formatter):
+class _Text(logging.Formatter):
+    """For people, whose terminal no name of an interface shall command."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+class _Lines(_Text):
     """``<priority>message``, line by line: how the journal knows the level of what it reads from stderr
     (sd-daemon(3))."""
 
@@ -51,10 +59,10 @@ def configure(level: str, style: str, environ: Mapping[str, str] | None = None) 
     again."""
     printing = logging.StreamHandler(sys.stderr)
     handler: logging.Handler = printing
-    formatter = _Json() if style == "json" else logging.Formatter(_TEXT)
+    formatter = _Json() if style == "json" else _Text(_TEXT)
     if is_journal(STDERR, os.environ if environ is None else environ):
         printing.setFormatter(_Lines())
-        formatter = _Json() if style == "json" else logging.Formatter()
+        formatter = _Json() if style == "json" else _Text()
         handler = journal.JournalHandler(printing)
     handler.setFormatter(formatter)
     logger = logging.getLogger("portier")

@@ -253,7 +253,8 @@ def test_names_do_no_harm(scene: Scene) -> None:
     odd = 'a\x1b[2J"<&\\n'
     scene.p.ip("link set tap2 down", f"link set tap2 name {odd}", f"link set dev {odd} up")
     scene.guests.pop(2)
-    scene.daemon = scene.lab.portier(config(downstream='["tap*", "a*"]'), on=scene.p)
+    text_of = config(downstream='["tap*", "a*"]', head="watch: false")
+    scene.daemon = scene.lab.portier(text_of, on=scene.p)
     scene.portier.wait_ports("eth0", "tap1", odd)
     assert odd in {port["name"] for port in told(scene, "status")["groups"][0]["ports"]}
     for arguments in (["status"], ["neighbors"], ["explain", guest(1)], ["status", "--format=dot"]):
@@ -262,3 +263,18 @@ def test_names_do_no_harm(scene: Scene) -> None:
     assert text.clean(odd) in scene.portier.cli("status").stdout
     drawn = ET.fromstring(scene.portier.cli("status", "--format=svg").stdout)  # noqa: S314  (our own)
     assert text.clean(odd) in [element.text for element in drawn.iter()]
+    scene.portier.write(config(head="watch: false"))
+    for arguments in (["plan"], ["reload"]):
+        steps = scene.portier.cli(*arguments).stdout
+        assert text.clean(odd) in steps
+        assert steps.replace("\n", "").isprintable(), arguments
+    scene.portier.write(text_of)
+    assert scene.portier.reload().returncode == 0
+    scene.portier.kill9()
+    for arguments in (["plan"], ["cleanup"]):
+        steps = scene.portier.cli(*arguments).stdout
+        assert text.clean(odd) in steps
+        assert steps.replace("\n", "").isprintable(), arguments
+    log = scene.portier.log.read_text()
+    assert text.clean(odd) in log
+    assert log.replace("\n", "").isprintable()
