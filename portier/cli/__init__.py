@@ -20,7 +20,7 @@ from typing import NoReturn
 from portier import __version__
 from portier.cli import exits
 from portier.cli.manual import MANUAL
-from portier.errors import ConfigError, PortierError, Refused
+from portier.errors import ConfigError, PortierError, Refused, printable
 from portier.system.service import STDERR, is_journal
 
 DEFAULT_CONFIG = Path("/etc/portier.yaml")
@@ -52,6 +52,7 @@ PRINTED = ("check", "plan", "status", "neighbors", "watch", "explain", "doctor")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (sys.argv's by default); the result is the exit code."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # any name can be shown on any terminal
@@ -64,6 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else exits.OK
     except KeyboardInterrupt:
         return exits.INTERRUPTED
+
+
+def _open_streams() -> None:
+    """Have standard streams where the caller closed them (``>&-``), which lead nowhere: their descriptors
+    would else be those of the next files and sockets to be opened, which whatever is said would go to."""
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(descriptor, mode))
 
 
 def _call(options: argparse.Namespace) -> int:
@@ -85,11 +98,11 @@ def _call(options: argparse.Namespace) -> int:
         _discard_output()
         code = exits.PIPE
     except PermissionError as error:
-        complain(name, f"{error}: run as root")
+        complain(name, f"{_reason(error)}: run as root")
         code = exits.NOT_PERMITTED
     except OSError as error:
         _discard_output()
-        complain(name, str(error))
+        complain(name, _reason(error))
         code = exits.SYSTEM
     except Exception as error:  # noqa: BLE001  (the last resort: no traceback reaches a user)
         if os.environ.get("PORTIER_DEBUG"):
@@ -101,6 +114,12 @@ def _call(options: argparse.Namespace) -> int:
         )
         code = exits.BUG
     return code
+
+
+def _reason(error: OSError) -> str:
+    """What the kernel refused, and of which file where it is one."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def _discard_output() -> None:
@@ -124,7 +143,7 @@ def print_error(lines: str) -> None:
     """Print what is wrong on stderr; in the journal each line is an error by its level too (sd-daemon(3))."""
     level = "<3>" if is_journal(STDERR, os.environ) else ""
     for line in lines.splitlines():
-        print(f"{level}{line}", file=sys.stderr)
+        print(f"{level}{printable(line)}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -114,8 +114,8 @@ class Boom:
     [
         (Refused("not now", 4), 4, "portier status: not now\n"),
         (KernelError("add route", "Permission denied", 13), 1, "add route: Permission denied"),
-        (PermissionError(13, "Permission denied", "/proc/sys/net"), 77, "run as root"),
-        (OSError(28, "No space left on device"), 71, "No space left"),
+        (PermissionError(13, "Permission denied", "/x"), 77, "status: /x: Permission denied: run as root\n"),
+        (OSError(28, "No space left on device"), 71, "portier status: No space left on device\n"),
         (ConfigError([Problem("a.yaml", 1, 2, "groups", "no")]), 78, "a.yaml:1:2: groups: no\n"),
         (KeyError("x"), 70, "please report it"),
         (KeyboardInterrupt(), 130, ""),
@@ -158,6 +158,23 @@ def test_a_closed_pipe_is_quiet() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode in {0, exits.PIPE}
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_failure(closed: str) -> None:
+    """Started without a standard stream or two, as some service managers do, a command does its work."""
+    for command, code in (("schema", 0), ("check -c examples/guests.toml", 0), ("import ndppd -", 78)):
+        shell = f"{sys.executable} -m portier {command} {closed}"
+        done = subprocess.run(
+            ["bash", "-c", shell],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, (command, done.stderr)
 
 
 def test_a_full_disk_is_told() -> None:
