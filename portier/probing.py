@@ -5,9 +5,9 @@ port, and does all that it would do: ask behind, set the host route, answer on t
 told hop by hop, and the first that fails is the last that is tried.
 
 In mode route the solicitation does not say where its sender is, so nobody learns from it; hosts that it is
-relayed to have to know it.  It counts as one frame that was received.  Its answer goes to the router, which
-did not ask: RFC 4861 section 7.2.5 has it ignore that where it knows nothing of the host, and else take it
-for what it is, the proxy's word that it leads there.
+relayed to have to know it.  It is not counted, and is no sign that somebody asks, by which doctor would go.
+Its answer goes to the router, which did not ask: RFC 4861 section 7.2.5 has it ignore that where it knows
+nothing of the host, and else take it for what it is, the proxy's word that it leads there.
 """
 
 from __future__ import annotations

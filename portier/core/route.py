@@ -452,6 +452,19 @@ class RouteEngine:
         sends = ((ifindex, asker.frame(target, flags)),)
         return _tuple_new(Outcome, (Verdict.ANSWERED, (), sends, ()))
 
+    def rehearse(self, ifindex: int, frame: bytes, now: float) -> Outcome:
+        """The same for a frame that nobody sent: what is done about it is real, but it is not counted, and is
+        no sign that somebody asks."""
+        port = self._ports.get(ifindex)
+        if port is None:
+            return Outcome(Verdict.NOWHERE)
+        kept = self._notes, port.asked, port.counts
+        self._notes, port.asked, port.counts = Notes(), set(), [0] * len(Verdict)
+        try:
+            return self.receive(ifindex, frame, now)
+        finally:
+            self._notes, port.asked, port.counts = kept
+
     def _instant(self, target: bytes) -> bool:
         """Whether an unknown target is answered for at once (`always`), and nothing else is to be done."""
         rule = self._rules.lookup(target)

@@ -136,6 +136,9 @@ class Engine(Protocol):
     def receive(self, ifindex: int, frame: bytes, now: float) -> Outcome:
         """Decide on a frame; an empty one is one that the port could not hand over whole."""
 
+    def rehearse(self, ifindex: int, frame: bytes, now: float, /) -> Outcome:
+        """The same for a frame that nobody sent: it is not counted, and is no sign that somebody asks."""
+
     def tick(self, now: float) -> Outcome:
         """Do what is due."""
 
@@ -355,7 +358,7 @@ class Worker:
         def begin() -> Trace:
             trace = Trace(target, monotonic())
             self._traces.append(trace)
-            outcome = self._engine().receive(ifindex, frame, trace.began)
+            outcome = self._engine().rehearse(ifindex, frame, trace.began)
             trace.verdict = outcome.verdict
             if self._feed.packets:
                 self._feed.packet(self.name, self._names.get(ifindex, ""), frame, outcome.verdict)

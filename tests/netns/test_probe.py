@@ -85,6 +85,17 @@ def test_nobody_is_misled(scene: Scene) -> None:
     assert not {mac for mac in macs if mac.startswith("02:43:89:")}, "made-up neighbors"
 
 
+def test_a_probe_is_nobody_who_asks(lab: Lab) -> None:
+    """Doctor goes by who asked for what and what was refused, and that is nothing after probes alone."""
+    scene = vps(lab, guests=1)
+    scene.start(config(f'["{NET}/64", {{deny: "{NET}dead/128"}}]', extra=QUICK))
+    for address in (guest(1), f"{NET}dead", f"{NET}dead", "2001:db8:7:1::5", "2001:db8:7:1::5", "ff02::5"):
+        probe(scene, address)
+    group = scene.portier.group()
+    assert (group["asked"]["eth0"], group["refused"]) == ([], [])
+    assert not group["counters"]["eth0"].keys() & {"denied", "no-rule", "bad-target"}
+
+
 def test_for_people(scene: Scene) -> None:
     """A line for each hop, and the outcome."""
     done = scene.portier.cli("doctor", "--probe", guest(1))

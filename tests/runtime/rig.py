@@ -256,6 +256,9 @@ class FakeEngine:
             Verdict.HEARD, sends=tuple((port.ifindex, b"hello") for port in bound.ports if port.mac)
         )
 
+    def rehearse(self, ifindex: int, frame: bytes, now: float) -> Outcome:
+        return self.receive(ifindex, frame, now)
+
     def receive(self, ifindex: int, frame: bytes, now: float) -> Outcome:
         assert now <= time.monotonic()
         self.threads.add(threading.current_thread().name)
