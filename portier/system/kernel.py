@@ -167,7 +167,9 @@ _BATCH: Final = 256  # neighbor questions at once; their answers must fit into t
 
 _CHEAP: Final = 0.01  # seconds: while reading all routes takes no longer, it is done for every snapshot
 _AGE: Final = 60.0  # seconds after which what no event has touched is read again all the same
+_PREFIX_LENGTH: Final = nl.LENGTH + 1  # where a message about a route has it
 _TABLE_AGE: Final = 1.0  # seconds for which a table other than main is looked up in without reading it
+_TABLE_SHARE: Final = 20  # times what reading it took that it is, where that is more: a worker waits for it
 _HOPS: Final = 4096  # next hops of routing daemons told apart cheaply
 
 _FORCE_FORWARDING_PATH: Final = Path("/proc/sys/net/ipv6/conf/all/force_forwarding")
@@ -361,7 +363,7 @@ class Kernel:
         self._proxies = [(family, _Cache(_proxy)) for family in (AF_INET6, AF_INET)]
         self._routes = [_RouteReader(family, self._socket, monitor) for family in (_IPV6, _IPV4)]
         self._flat: tuple[KernelRoute, ...] = ()
-        self._tables: dict[tuple[int, int], tuple[float, _Table]] = {}
+        self._tables: dict[tuple[int, int, int], tuple[float, _Table]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -634,7 +636,8 @@ class Kernel:
         there is none.
 
         For the main table this is what the kernel would do itself, policy rules included (20 us).  It has
-        no question for another table, so that is read, at most once a second, and looked up in here.
+        no question for another table, so that is read, at most once a second, and looked up in here; one
+        that takes long to read is read less often.
         """
         if table != MAIN:
             return self._table(_family(address), table).look_up(address)
@@ -645,7 +648,8 @@ class Kernel:
         """The interface by which the best route leaves, where that is a host route to a gateway, else 0:
         how a routing daemon says that the host is another router's.  Asked for as `route` does."""
         if table != MAIN:
-            return self._table(_family(address), table).look_up_host(address)
+            family = _family(address)
+            return self._table(family, table, family.bits).look_up_host(address)
         best = self._best(address)
         return best.ifindex if best and best.gateway and best.prefix_length == 8 * len(address) else 0
 
@@ -731,19 +735,26 @@ class Kernel:
             nl.RTM_GETROUTE, family.lookup.pack(*header, 4 + len(address), nl.RTA_DST, address)
         )
 
-    def _table(self, family: _Family, table: int) -> _Table:
-        now = monotonic()
-        read_at, known = self._tables.get((family.number, table), (-_TABLE_AGE, None))
-        if known is not None and now - read_at < _TABLE_AGE:
+    def _table(self, family: _Family, table: int, shortest: int = 1) -> _Table:
+        """The routes of a table whose prefixes are at least so long."""
+        begin = monotonic()
+        key = (family.number, table, shortest)
+        until, known = self._tables.get(key, (0.0, None))
+        if known is not None and begin < until:
             return known
+
+        def parse(chunks: Iterator[bytes]) -> _Table:
+            return _Table(chunks, shortest)
+
         payload = _ROUTE.pack(family.number, *[0] * 8) + nl.attribute(nl.RTA_TABLE, nl.U32.pack(table))
         try:
-            known = self._socket.dump(nl.RTM_GETROUTE, payload, _Table)
+            known = self._socket.dump(nl.RTM_GETROUTE, payload, parse)
         except KernelError as error:
             if error.errno != errno.ENOENT:  # no such table
                 raise
-            known = _Table(iter(()))
-        self._tables[family.number, table] = (now, known)
+            known = parse(iter(()))
+        end = monotonic()
+        self._tables[key] = (end + _TABLE_AGE * max(1.0, _TABLE_SHARE * (end - begin)), known)
         return known
 
     def _refusal(self, operation: str, code: int) -> KernelError:
@@ -752,17 +763,17 @@ class Kernel:
 
 
 class _Table:
-    """The routes of one table and family, for longest-prefix lookup."""
+    """The routes of one table and family whose prefixes are at least so long, for longest-prefix lookup."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], shortest: int) -> None:
         by_length: dict[int, dict[int, int]] = {}
         self._hosts: dict[bytes, int] = {}  # whose best route leads to a gateway
         for chunk in chunks:
             for message in nl.messages(chunk):
+                if message[_PREFIX_LENGTH] < shortest:
+                    continue
                 body = message[nl.LENGTH :]
                 length, kind = body[1], body[7]
-                if not length:
-                    continue
                 gateway = None
                 if kind == nl.RTN_UNICAST:
                     routes = _route(body, link_local=True)

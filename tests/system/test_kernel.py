@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import subprocess
 import threading
 import time
@@ -535,6 +536,21 @@ def test_host_route_question(world: RealWorld, table: int, monkeypatch: pytest.M
     assert world.kernel.host_route(guest, table) == 0
     ip(f"-6 route add unreachable 2001:db8:8::1 table {table}")
     assert world.kernel.host_route(packed("2001:db8:8::1"), table) == 0
+
+
+@pytest.mark.parametrize("ask", ["route", "host_route"])
+def test_a_table_that_is_long_to_read_is_not_read_for_each_question(
+    world: RealWorld, ask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames of a group wait meanwhile: one that takes two seconds is read after forty more."""
+    clock = itertools.count(0.0, 2.0)
+    monkeypatch.setattr(kernel_module, "monotonic", lambda: next(clock))
+    question = getattr(world.kernel, ask)
+    world.add_address("one", "2001:db8:7::1/64")
+    assert question(packed(GUEST), 100) == 0
+    ip(f"-6 route add {GUEST} via fe80::2 dev one table 100")
+    answers = [question(packed(GUEST), 100) for _ in range(22)]
+    assert answers == [0] * 19 + [world.index("one")] * 3
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["ports", "all"])
