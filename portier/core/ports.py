@@ -30,8 +30,8 @@ class Correspondent:
 class Attached:
     """A port and what the engine keeps with it.  ``reaches`` are the ports whose hosts are answered for
     on this one; ``routers`` the addresses from which Router Advertisements came; ``late`` counts the answers
-    that waited for their target to be found; ``asked`` are the lengths of the allowed addresses that somebody
-    asked for here."""
+    that waited for their target to be found; ``lookups`` is the bucket of questions to the kernel for host
+    routes; ``asked`` are the lengths of the allowed addresses that somebody asked for here."""
 
     __slots__ = (
         "asked",
@@ -40,6 +40,7 @@ class Attached:
         "counts",
         "ifindex",
         "late",
+        "lookups",
         "mac",
         "port",
         "reaches",
@@ -55,6 +56,7 @@ class Attached:
         self.mac = port.mac
         self.upstream = port.role is Role.UPSTREAM
         self.bucket = Bucket(rate, now)
+        self.lookups = Bucket(rate, now)
         self.counts = [0] * len(Verdict)
         self.late = 0
         self.asked: set[int] = set()

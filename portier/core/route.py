@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import Final, NamedTuple
 
 from portier.core import arp, ndp
@@ -82,6 +83,9 @@ _WORD: Final = {True: 2, None: 1, False: 0}
 _MOVES: Final = 4
 # Hosts of an earlier process are asked after so often: as many as there may be route changes meanwhile.
 _RECALLS: Final = 0.1
+# Since a host route to a gateway was seen, the kernel is asked for others without limit for so long; a router
+# asks again for who talks within half a minute.
+_LED: Final = 300.0
 _NONCE: Final = 32  # octets of a nonce that are remembered
 # So that a tick over many hosts never keeps frames waiting.
 _TICK_BATCH: Final = 128
@@ -236,6 +240,7 @@ class RouteEngine:
         self._relayed: dict[tuple[bytes, bytes], _Relayed] = {}
         self._nobody: dict[bytes, tuple[float, frozenset[int]]] = {}
         self._rates = Rates()
+        self._led_until = 0.0
         self._next_hops: dict[bytes, set[int]] = {}
         self._routers = Routers()
         self._routes = HostRoutes()
@@ -286,6 +291,7 @@ class RouteEngine:
                 this.routers = old.routers
                 if not fresh:
                     this.bucket = old.bucket
+                    this.lookups = old.lookups
             attached[port.ifindex] = this
         former, self._ports = self._ports, attached
         everywhere = frozenset(attached)
@@ -633,7 +639,7 @@ class RouteEngine:
                 return _Decision(Verdict.SAME_PORT, rule=rule)
             say("answer always: answered at once, whether the host is there or not")
             return self._sayable(port, target, say, _Decision(Verdict.ANSWERED, rule=rule))
-        behind = self._ports.get(self._kernel.host_route(target, port.port.table))
+        behind = self._led_by(port, target, now)
         if behind and behind.ifindex in port.reaches and (rule.ports is None or behind.ifindex in rule.ports):
             # As a routing daemon sets it for a host that another proxy has learned.
             say("the kernel has a host route for it, to a gateway by {}: answered", behind.port.name)
@@ -650,6 +656,16 @@ class RouteEngine:
             return _Decision(Verdict.NOBODY, rule=rule)
         say("would be asked for on {}", Lazy(names, asked))
         return self._sayable(port, target, say, _Decision(Verdict.RESOLVING, rule=rule))
+
+    def _led_by(self, port: Attached, target: bytes, now: float) -> Attached | None:
+        """The port by which the kernel has a host route to a gateway for an unknown target.  As long as there
+        are none at all, a flood of such targets costs no more than `resolutions` questions a second."""
+        if now >= self._led_until and not port.lookups.take(now):
+            return None
+        behind = self._ports.get(self._kernel.host_route(target, port.port.table))
+        if behind is not None:
+            self._led_until = now + _LED
+        return behind
 
     def _judge_known(self, port: Attached, entry: Neighbor, rule: CompiledRule, say: Say) -> _Decision:
         home = self._ports[entry.ifindex]
@@ -841,8 +857,10 @@ class RouteEngine:
 
     def recall(self, hosts: Iterable[KnownHost], now: float) -> Outcome:
         """Ask hosts that an earlier process knew, or that the kernel has heard, by unicast, and know them as
-        soon as they answer; many of them one after the other, in the order given."""
-        self._recall.hosts.extend(hosts)
+        soon as they answer; many of them one after the other, in the order given, and no more than may be
+        known."""
+        waiting = self._recall.hosts
+        waiting.extend(islice(hosts, max(0, self._group.limits.neighbors - len(waiting))))
         self._timers.schedule(self._recall, now)
         return Outcome(Verdict.HEARD)
 
@@ -863,8 +881,8 @@ class RouteEngine:
             ):
                 continue
             if not port.bucket.take(now, 0.5):
-                hosts.appendleft(host)
-                break
+                hosts.append(host)  # a port on which somebody asks for too much keeps no other waiting
+                continue
             if not self._unicast(port, host.address, host.mac):
                 continue
             pending = self._pending[host.address] = _Pending(host.address, rule, host.ifindex, now)

@@ -118,11 +118,12 @@ def port(ifindex: int, **changes: Any) -> Port:
 
 @dataclass
 class Kernel:
-    """What the engine may ask: routes (``gateways`` those to single hosts behind a gateway) and neighbors by
-    address, and the host routes it was given."""
+    """What the engine may ask: routes (``gateways`` those to single hosts behind a gateway, asked for
+    ``lookups`` times) and neighbors by address, and the host routes it was given."""
 
     routes: dict[bytes, int] = field(default_factory=dict)
     gateways: dict[bytes, int] = field(default_factory=dict)
+    lookups: int = 0
     neighbors: dict[bytes, int] = field(default_factory=dict)
     host_routes: list[HostRoute] = field(default_factory=list)
     result: RouteResult = RouteResult.ADDED
@@ -133,6 +134,7 @@ class Kernel:
 
     def host_route(self, address: bytes, table: int) -> int:
         assert table == 254
+        self.lookups += 1
         return self.gateways.get(address, 0)
 
     def neighbor(self, address: bytes, ports: Iterable[int]) -> int:

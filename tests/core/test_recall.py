@@ -153,3 +153,23 @@ def test_what_the_kernel_has_heard_is_no_proof_against_an_owner() -> None:
     play.pass_time(0.01)
     assert (play.where("::5"), play.route("::5")) == (U, None)
     assert (play.where("::6"), play.route("::6")) == (D, D)
+
+
+def test_a_port_with_too_much_to_do_keeps_no_other_waiting() -> None:
+    """Whoever floods one port does not keep the hosts of the others from being known again."""
+    play = Playbook(limits=Limits(resolutions=4, per_source=1000))
+    for number in range(4):
+        play.ns(D, "fe80::6", f"::1:{number:x}", 6)
+    recall(play, known(D, "::5", 5), known(E, "::6", 6))
+    assert [(probe.port, probe.message.ether_destination) for probe in play.of("PROBE")] == [(E, mac(6))]
+    play.pass_time(2)
+    assert mac(5) in {probe.message.ether_destination for probe in play.of("PROBE", D)}
+
+
+def test_no_more_wait_than_may_be_known() -> None:
+    """A port that comes and goes, each time with other neighbors in the kernel's table, fills no memory."""
+    play = Playbook(limits=Limits(neighbors=8, pending=1000))
+    for round_ in range(10):
+        play.engine.recall([known(D, f"::{round_:x}:{number:x}", 5) for number in range(4)], play.now)
+    play.pass_time(5)
+    assert len({probe.message.target for probe in play.of("PROBE", D)}) == 8

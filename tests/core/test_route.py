@@ -451,6 +451,22 @@ def test_a_routing_daemons_route_counts_at_once() -> None:
     assert play.ns(D, "fe80::6", "::5", 6) is ANSWERED
 
 
+def test_a_flood_does_not_make_the_kernel_be_asked_for_each_frame() -> None:
+    """As long as it has no host route to a gateway, and on the port that is flooded."""
+    play = Playbook(limits=Limits(resolutions=5))
+    for number in range(50):
+        play.ns(D, "fe80::6", f"::1:{number:x}", 6)
+    assert play.kernel.lookups == 5
+    play.kernel.gateways = {ip("::5"): U}
+    assert play.ns(E, "fe80::7", "::5", 7) is ANSWERED
+
+    assert play.ns(D, "fe80::6", "::5", 6) is ANSWERED, "now that there are some"
+    play.kernel.lookups = 0
+    for number in range(50):
+        play.ns(D, "fe80::6", f"::1:{number:x}", 6)
+    assert play.kernel.lookups == 50
+
+
 def test_a_route_that_leads_back_or_out_of_the_group_answers_nothing() -> None:
     """Then the host is looked for as ever."""
     play = Playbook()
