@@ -353,7 +353,8 @@ class Worker:
 
     def trace(self, ifindex: int, frame: bytes, target: bytes) -> Trace:
         """Have a frame judged, and what it says done, as if it had come in by a port; what is done about
-        `target` goes on to be noted until `untrace`.  Raises PortierError as `configure` does."""
+        `target` goes on to be noted until `untrace`.  Raises PortierError as `configure` does; nothing is
+        done any more then."""
 
         def begin() -> Trace:
             trace = Trace(target, monotonic())
@@ -365,7 +366,7 @@ class Worker:
             self._carry_out(outcome)
             return trace
 
-        return self._call(begin)
+        return self._call(begin, late=False)
 
     def untrace(self, trace: Trace) -> None:
         """Note no more.  Raises PortierError as `configure` does."""
@@ -395,8 +396,8 @@ class Worker:
         """Wait until the stopped worker's sockets are closed too."""
         self._thread.join(patience)
 
-    def _call(self, what: Callable[[], _T]) -> _T:
-        """Have `what` done in the worker's thread."""
+    def _call(self, what: Callable[[], _T], *, late: bool = True) -> _T:
+        """Have `what` done in the worker's thread; `late` when nobody waits for it any more, too."""
         done: Future[_T] = Future()
         with self._lock:
             if self._stopping or self._silent.is_set():
@@ -406,6 +407,8 @@ class Worker:
         try:
             return done.result(_PATIENCE)
         except TimeoutError:
+            if not late:
+                done.cancel()
             raise PortierError(f"worker {self.name} does not answer") from None
 
     def _ring(self) -> None:
@@ -439,7 +442,8 @@ class Worker:
             self._bell = -1
         why = f"worker {self.name} " + ("has stopped" if failure is None else f"crashed: {failure!r}")
         for _, done in self._calls:
-            done.set_exception(PortierError(why))
+            if done.set_running_or_notify_cancel():
+                done.set_exception(PortierError(why))
         try:
             if failure is not None:
                 self._crashed(failure)
@@ -641,6 +645,8 @@ class Worker:
         os.eventfd_read(self._bell)
         while self._calls:
             what, done = self._calls.popleft()
+            if not done.set_running_or_notify_cancel():
+                continue
             try:
                 result = what()
             except PortierError as error:  # a refusal; whatever else is a bug, and ends the worker

@@ -14,6 +14,7 @@ from portier.core.model import Bound, EventKind, Group, Multicast
 from portier.core.outcome import Outcome, RouteResult, Verdict
 from portier.core.rules import RuleTable
 from portier.errors import KernelError, PortierError
+from portier.runtime import worker as worker_module
 from portier.runtime.worker import Worker
 from tests.runtime.rig import (
     DOWN,
@@ -573,6 +574,22 @@ def test_calls_that_wait_hear_of_the_end(world: World) -> None:
 
     assert len(errors) == 3
     assert all("Too many open files" in error for error in errors)
+
+
+def test_a_frame_is_not_handed_in_when_nobody_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe that was told that the worker does not answer leaves nothing behind, in it or on the wire."""
+    monkeypatch.setattr(worker_module, "_PATIENCE", 0.01)
+    worker = world.worker()
+    with pytest.raises(PortierError, match="does not answer"):
+        worker.trace(1, b"echo", b"target")
+    monkeypatch.undo()
+    worker.start()
+    configure(worker, bound())
+    trace = worker.trace(1, b"echo", b"target")
+    assert world.wire(1).sent.count(b"answer") == 1
+    worker.untrace(trace)
 
 
 # -- multicast
