@@ -16,13 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Skips that say something of the machine that no package mends: an old ip(8), a checkout closed to nobody.
 EXCUSED = ("this ip(8) does not show it", "they are closed to others", "this machine refuses even to refuse")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the markers, so that --strict-markers accepts them."""
+    """Name the markers, so that --strict-markers accepts them.  No example has to be quick: machines are
+    loaded."""
+    settings.register_profile("portier", deadline=None)
+    settings.load_profile("portier")
     config.addinivalue_line("markers", "alone: no other test runs at the same time")
     config.addinivalue_line("markers", "slow: left out unless asked for by -m slow")
     config.addinivalue_line("markers", "booted: on a Debian of its own; left out without -m booted")
