@@ -121,6 +121,8 @@ def _render(
         yield Line("portier is healthy", f"{BOLD};{GOOD}")
     for problem in problems:
         yield from _wrap(f"! {problem}", columns, BAD)
+    for doubt in _idle(status):
+        yield from _wrap(f"? {doubt}", columns, DOUBTFUL)
     yield from _config(status, columns)
     in_trouble = {notice["group"] for notice in status["notices"] if notice["severity"] == "problem"}
     groups = sorted(status["groups"], key=lambda group: group["name"] not in in_trouble)
@@ -133,6 +135,17 @@ def _render(
     yield from _section("last events", events[-detail.events :], columns, detail.events)
     warnings = status["config"]["warnings"]
     yield from _section("warnings about the configuration", warnings, columns, detail.warnings, DOUBTFUL)
+
+
+def _idle(status: dict[str, Any]) -> Iterator[str]:
+    """The groups of which no port behind is in use.  That is as it should be before containers start, and is
+    what a misspelt interface looks like."""
+    for group in status["groups"]:
+        behind = [port for port in group["ports"] if port["role"] == "downstream"]
+        if behind and not any(map(in_service, behind)):
+            said = [f"{port['name']}: {why(port) or state(port)}" for port in behind[:3]]
+            said += [f"{len(behind) - 3} more"] if len(behind) > 3 else []
+            yield f"group {group['name']}: no port behind is in use ({', '.join(said)})"
 
 
 def _config(status: dict[str, Any], columns: int) -> Iterator[Line]:

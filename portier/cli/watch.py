@@ -16,6 +16,7 @@ from typing import IO, Any
 from portier.cli import complain, exits, text
 from portier.system.control import ControlClient
 
+_NAMED = 20  # names that are told where one is not there
 _TROUBLE = frozenset({"conflict", "claim", "loop", "limit", "sysctl", "worker", "missed"})
 _GOOD = frozenset({"learned", "moved"})
 _RED, _GREEN, _FAINT, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
@@ -38,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         entries = ControlClient(options.runtime_dir).watch("/v1/events", **question)
         stack.enter_context(contextlib.closing(entries))
+        _doubt(options)
         file = None
         if options.write is not None:
             file = stack.enter_context(options.write.open("wb"))
@@ -52,6 +54,22 @@ def run(options: argparse.Namespace) -> int:
             return exits.OK
     complain("watch", "the daemon has ended, or hung up because nothing was taken for ten minutes")
     return exits.NO_DAEMON
+
+
+def _doubt(options: argparse.Namespace) -> None:
+    """Say it where a filter names what is not there: it may come, or be misspelt, and nothing would be said
+    for ever."""
+    if not (options.group or options.port):
+        return
+    groups = ControlClient(options.runtime_dir).get("/v1/status")["groups"]
+    ports = [port["name"] for group in groups for port in group["ports"]]
+    for what, named, there in (
+        ("group", options.group, [group["name"] for group in groups]),
+        ("port", options.port, ports),
+    ):
+        if missing := [name for name in named if name not in there]:
+            known = f"there is {', '.join(there[:_NAMED])}" if there else "there is none"
+            complain("watch", f"no {what} is called {', '.join(missing)} now ({known}); waiting for it")
 
 
 def _save(file: IO[bytes], when: float, frame: bytes) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +45,23 @@ def test_status_for_people_and_programs(scene: Scene) -> None:
     told = json.loads(scene.portier.cli("status", "--json").stdout)
     assert told["version"] == 1
     assert told["groups"][0]["upstream"]["active"] == "eth0"
+
+
+def test_watch_doubts_a_name_that_is_not_there(scene: Scene) -> None:
+    """A group or port that there is not may come, or be misspelt: that is said at once, with those there are;
+    the others are watched."""
+    where = ["--runtime-dir", str(scene.portier.runtime)]
+    watching = scene.p.popen(
+        [sys.executable, "-m", "portier", "watch", *where, "--group", "lna", "--port", "eth0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert watching.stderr is not None
+    assert select.select([watching.stderr], [], [], 30)[0]
+    said = watching.stderr.readline()
+    assert said == "portier watch: no group is called lna now (there is lan); waiting for it\n"
+    watching.send_signal(signal.SIGINT)
+    assert watching.communicate(timeout=30) == ("", "")
 
 
 def test_status_of_a_degraded_daemon(scene: Scene) -> None:

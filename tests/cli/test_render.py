@@ -177,6 +177,28 @@ def test_problems_come_first() -> None:
     ]
 
 
+def test_a_group_with_nothing_behind_is_told_at_once() -> None:
+    """Where no port behind is in use, as with a misspelt name, that stands right below the verdict; not while
+    another is, nor where none is wanted."""
+    lines = rendered(columns=200)
+    assert lines[1] == "? group guests: no port behind is in use (tap-3: no usable address)"
+
+    def some(value: dict[str, Any]) -> None:
+        ports = value["groups"][0]["ports"]
+        ports.append(ports[1] | {"name": "tap-4", "state": "active", "reason": ""})
+
+    def none(value: dict[str, Any]) -> None:
+        del value["groups"][0]["ports"][1:]
+
+    def many(value: dict[str, Any]) -> None:
+        ports = value["groups"][0]["ports"]
+        ports.extend(ports[1] | {"name": f"tap-{number}"} for number in range(4, 104))
+
+    for change in (some, none):
+        assert not any(line.startswith("?") for line in rendered(change))
+    assert rendered(many, columns=200)[1].endswith("tap-5: no usable address, 98 more)")
+
+
 def test_ports_in_trouble_come_before_the_others() -> None:
     """A port that is not active is listed above those that are."""
     lines = rendered()
