@@ -36,8 +36,9 @@ _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fc
 class JournalHandler(logging.Handler):
     """Sends each record as an entry of its own, however many lines it has.
 
-    An entry that the journal does not take within a second is dropped; where there is no journal at all,
-    the record goes to ``otherwise``.
+    An entry that the journal does not take within a second is dropped, and so are those after it that it does
+    not take at once: many waits in a row would hold up the loop until the watchdog ends the daemon.  Where
+    there is no journal at all, the record goes to ``otherwise``.
     """
 
     def __init__(self, otherwise: logging.Handler, address: Path = SOCKET) -> None:
@@ -64,10 +65,12 @@ class JournalHandler(logging.Handler):
         entry = b"".join(_field(name, value) for name, value in fields.items())
         try:
             self._send(entry)
-        except TimeoutError:
-            pass
+        except (TimeoutError, BlockingIOError):
+            self._socket.setblocking(False)
         except OSError:
             self._otherwise.handle(record)
+        else:
+            self._socket.settimeout(_PATIENCE)
 
     def close(self) -> None:
         """Close the socket."""
