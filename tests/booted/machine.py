@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ ENVIRONMENT = {
     "HOME": "/root",
     "DEBIAN_FRONTEND": "noninteractive",
 }
+#: What the names of control groups begin with: then come the process and the thread that have made them.
+GROUPS = "portier-test-"
 #: Directories that together are a root, the uppermost first.
 Layers = tuple[Path, ...]
 _INSTALL = 600.0  # seconds; half a minute where nothing else runs
@@ -409,20 +412,21 @@ def _dies_with_us(pid: int) -> Iterator[None]:
 @contextlib.contextmanager
 def cgroup() -> Iterator[list[str]]:
     """A control group for one machine, in each hierarchy of systemd's; gives the command prefix that runs a
-    program in it."""
+    program in it.  Those of test runs that were killed, which nothing else outlives, are removed first."""
     paths = dict(
         line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines()
     )  # by controllers
     # The same name in each: systemd-nspawn looks for the one in the others.
-    name = f"portier-test-{os.getpid()}-{time.monotonic_ns()}"
+    name = f"{GROUPS}{os.getpid()}-{threading.get_native_id()}-{time.monotonic_ns()}"
     made = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         key = "" if kind == "cgroup2" else "name=systemd"
         if kind == "cgroup2" or (kind == "cgroup" and key in options.split(",")):
-            mounted = Path(before.split()[4])
-            made.append(mounted / paths[key].lstrip("/") / name)
+            above = Path(before.split()[4]) / paths[key].lstrip("/")
+            _sweep(above)
+            made.append(above / name)
     try:
         for place in made:
             place.mkdir()
@@ -431,6 +435,14 @@ def cgroup() -> Iterator[list[str]]:
     finally:
         for place in made:
             wait_for(functools.partial(_removed, place), 20, f"{place} is empty")
+
+
+def _sweep(above: Path) -> None:
+    """Remove what test runs that are no more have left among the control groups in one."""
+    for place in above.glob(f"{GROUPS}*"):
+        process = place.name.removeprefix(GROUPS).partition("-")[0]
+        if not Path("/proc", process).exists():
+            _removed(place)
 
 
 def _removed(place: Path) -> bool:
