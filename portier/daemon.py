@@ -717,8 +717,13 @@ class Daemon:
             ]
             chosen = groups[weights.index(max(weights))]
         running = self._supervisor.running()
-        with self._probing:
+        # To wait would keep one of few connections, and `status` with it, for half a minute each.
+        if not self._probing.acquire(blocking=False):
+            raise Refused("another probe is under way: try again in a few seconds")
+        try:
             return Probe(self._supervisor, chosen, running.get(chosen.group.name), target, on).run()
+        finally:
+            self._probing.release()
 
     def _explain_anywhere(self, groups: tuple[GroupReport, ...], target: bytes) -> _Found:
         """Explain for the group that has most to say: one that answers, else one that has a rule."""

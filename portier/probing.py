@@ -340,6 +340,9 @@ class Probe:
                 "forwarding", State.UNKNOWN, f"no host is known on {port.name} that might send a packet"
             )
             return
+        if any(self._target in this.addresses for this in self._ports.values()):
+            yield Hop("forwarding", State.OK, "it is an address of this host itself")
+            return
         there = kernel.way(self._source, self._target, port.ifindex)
         home = self._home or next((p for p in self._ports.values() if p.ifindex == there.ifindex), None)
         for name in dict.fromkeys((port.name, home.name if home else port.name)):

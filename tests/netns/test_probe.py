@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import jsonschema
 import pytest
 
 from tests.netns.lab import ROOT, Lab, wait_for
-from tests.netns.scenes import NET, UPSTREAM, Scene, config, guest, vps
+from tests.netns.scenes import NET, PROXY, UPSTREAM, Scene, config, guest, vps
 
 QUICK = "timers: {retransmit: 200ms, negative: 100ms}"
 RULES = f'["{NET}/64", {{deny: "{NET}dead/128"}}, {{allow: "{NET}a1/128", answer: always}}, 198.51.100.0/24]'
@@ -130,6 +131,27 @@ def test_from_downstream(scene: Scene) -> None:
     assert answer["router"] in {guest(2), f"{NET}78"}, "a host there"
     hops = {hop["name"]: hop["state"] for hop in answer["hops"]}
     assert hops["way-back"] == hops["answer"] == "ok", answer
+
+
+def test_an_address_of_the_proxy(scene: Scene) -> None:
+    """Asked for on another port, it is answered for, and what is sent to it arrives."""
+    answer = probe(scene, PROXY, "--on", "tap2")
+    assert answer["works"], answer
+    assert "of this host itself" in next(hop["text"] for hop in answer["hops"] if hop["name"] == "forwarding")
+
+
+def test_many_at_once_keep_nobody_waiting(scene: Scene) -> None:
+    """One is followed at a time; the others are told so at once, and the control socket goes on answering."""
+    nobody = f"/v1/probe?address={NET}4242"
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(scene.portier.request, "POST", nobody) for _ in range(8)]
+        assert scene.portier.status()["groups"]
+        answers = [one.result() for one in asked]
+    done = [answer for answer in answers if "hops" in answer]
+    assert done
+    assert {answer["error"] for answer in answers if answer not in done} == {
+        "another probe is under way: try again in a few seconds"
+    }
 
 
 def test_an_address_that_is_answered_in_any_case(scene: Scene) -> None:
