@@ -92,6 +92,7 @@ _COLLECTIONS: Final = (50_000, 20, 1_000)
 _CHANGES_HOSTS: Final = frozenset({EventKind.LEARNED, EventKind.MOVED, EventKind.LOST, EventKind.LIMIT})
 _SAVE_AFTER: Final = 1.0  # seconds, so that many changes are saved at once,
 _SAVE_SHARE: Final = 50  # and that saving takes a fiftieth of a CPU at most
+_SAVE_AGAIN: Final = 10.0  # seconds after which it is tried again where it failed
 _FIRST_ROUND: Final = 60.0  # seconds until readiness is told even if the first round is still busy
 _RELOAD: Final = 110.0
 _PLAN: Final = 50.0
@@ -141,6 +142,7 @@ class Daemon:
         self._recollection = Recollection((), time.monotonic)
         self._save_at = math.inf
         self._saved = -math.inf  # until when saving again would take too much
+        self._unsaved = ""  # why the last try failed
         self._applied = 0  # generation of the configuration
         self._heard: dict[str, Memory] = {}  # what hold-downs follow from, by group: outlives its worker
         self._probing = threading.Lock()  # one probe at a time
@@ -398,8 +400,13 @@ class Daemon:
         hosts.sort()
         try:
             self._hosts.save(host for _, host in hosts)
+            unsaved = ""
         except OSError as error:
-            log.warning("the known hosts are not saved: %s", error)
+            unsaved = str(error)
+            self._save_at = begin + _SAVE_AGAIN
+            if unsaved != self._unsaved:
+                log.warning("the known hosts are not saved: %s", unsaved)
+        self._unsaved = unsaved
         end = time.monotonic()
         self._saved = end + _SAVE_SHARE * (end - begin)
 

@@ -165,7 +165,7 @@ def test_what_is_no_mask_is_refused(expression: str) -> None:
     st.lists(st.sampled_from(["&&", "||"]), min_size=2, max_size=2),
     st.integers(0, 2**32),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_expressions_are_exact(tests: list[tuple[str, int, int]], joined: list[str], seed: int) -> None:
     """For comparisons joined by && and ||, the masks match exactly what the arithmetic says."""
     text = "".join(
@@ -273,7 +273,7 @@ BITS = st.sampled_from(
 @example(text="{" * 5000)
 @example(text="proxy eth0 {" * 5000)
 @example(text="exprlist=" + "(" * 4000)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_garbage_is_told_in_words(peer: str, text: str) -> None:
     """Whatever the file holds: a configuration that is valid, or errors with file and line."""
     try:

@@ -1143,7 +1143,7 @@ SEEDS = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_garbage_ends_in_a_verdict_and_leaves_bounded_state(data: st.DataObject) -> None:
     """Whole frames changed here and there, and cut."""
@@ -1162,7 +1162,7 @@ def test_garbage_ends_in_a_verdict_and_leaves_bounded_state(data: st.DataObject)
         assert play.engine.pending_size() <= 4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_random_octets_end_in_a_verdict(octets: bytes) -> None:
     """From nothing to two hundred of them."""

@@ -1656,7 +1656,7 @@ def test_smaller_limits_shrink_the_table() -> None:
 # -- anything ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_no_sequence_of_frames_breaks_an_invariant(seed: int) -> None:
     """Random talk of honest and evil hosts, while ports and routers come and go: no exception, bounds hold,

@@ -139,4 +139,4 @@ def test_garbage_in_the_runtime_directory_breaks_no_start(scene: Scene) -> None:
     wait_for(lambda: answers(scene.u, guest(1)), 10, "reached again")
     file.rmdir()
     wait_for(lambda: answers(scene.u, f"{NET4}21"), 10, "reached by IPv4")
-    wait_for(file.is_file, 5, "saved again")
+    wait_for(file.is_file, 30, "saved again")

@@ -551,7 +551,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(OPERATIONS, st.booleans())
 def test_whatever_happens_it_converges_and_nothing_is_left(
     operations: list[tuple[str, int]], force: bool
