@@ -11,7 +11,7 @@ Where more are wanted, all multicast is drawn, as a multicast router draws it.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable
 from typing import Final
 
@@ -28,7 +28,7 @@ class _OnPort:
 
     def __init__(self) -> None:
         self.joined: set[bytes] = set()
-        self.waiting: dict[bytes, None] = {}
+        self.waiting: OrderedDict[bytes, None] = OrderedDict()  # a dict finds its first slowly
         self.drawn = False  # whether all multicast is drawn
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv6Network
+from time import thread_time
 
 from portier.core import ndp
 from portier.core.groups import MOST, Groups
@@ -164,3 +165,16 @@ def test_a_port_that_goes_leaves_what_it_joined_and_is_drawn_no_more() -> None:
             assert change == DrawAll(1, wanted=False)
     assert not joined
     assert groups.want(b"a", [(1, b"g")]) == [Join(1, b"g")]
+
+
+def test_many_that_leave_one_after_the_other_cost_no_more_than_they_did_in_coming() -> None:
+    """As when a port with all its hosts goes: frames of the others wait meanwhile."""
+    groups = Groups()
+    many = [number.to_bytes(16, "big") for number in range(60_000)]
+    begin = thread_time()
+    for group in many:
+        groups.want(group, [(1, group)])
+    there = thread_time()
+    for group in many:
+        groups.want(group, [])
+    assert thread_time() - there < 5 * (there - begin)
