@@ -139,6 +139,21 @@ def test_shell_completes(shell: Shell, keys: str) -> None:
     assert shell.run(keys) == TYPED[keys]
 
 
+def test_bash_executes_no_name_of_an_interface(directory: Path) -> None:
+    """They may hold anything but blanks and slashes, and whoever makes one may not be root."""
+    script = r"""
+        ls() { printf '%s\n' eth0.7 '$(touch${IFS}made)' '`touch<made`' 'a;b'; }
+        . completions/portier
+        COMP_WORDS=(portier lift '') COMP_CWORD=2
+        _portier
+        echo "${COMPREPLY[*]}"
+    """
+    command = ["bash", "--norc", "--noprofile", "-c", script]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "eth0.7\n"
+    assert not (directory / "made").exists()
+
+
 FISH = {
     "portier nei": ["neighbors"],
     "portier status --st": ["--strict"],

@@ -147,7 +147,9 @@ _portier() {{
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -d -- "$cur")
         ;;
-    port) mapfile -t COMPREPLY < <(compgen -W "$(ls /sys/class/net)" -- "$cur") ;;
+    port) # compgen expands its words, and the line is executed: no name may be more than a name
+        mapfile -t COMPREPLY < <(compgen -W "$(ls /sys/class/net | grep -x '[[:alnum:]_.@+-]*')" -- "$cur")
+        ;;
     group) mapfile -t COMPREPLY < <(compgen -W "$({groups})" -- "$cur") ;;
     none) ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$want" -- "$cur") ;;
