@@ -67,6 +67,23 @@ def test_each_shape_becomes_a_valid_configuration(case: Path) -> None:
         assert f"line {remark.line}: {remark.message}" in flat
 
 
+@pytest.mark.parametrize(
+    ("peer", "said", "labels"),
+    [
+        ("ndppd", "proxy venet0:0 {\n rule 2001:db8::/64 {\n  iface vmbr0:1\n }\n}\n", 2),
+        ("npd6", "prefix=2001:db8:0:0:\ninterface=venet0:0\n", 1),
+        ("pndpd", "proxy {\n ext-iface venet0:0\n int-iface vmbr0:1\n}\n", 2),
+    ],
+)
+def test_labels_of_addresses_stand_for_their_interface(peer: str, said: str, labels: int) -> None:
+    """The kernel takes `venet0:0` for venet0 where a peer asks it; here it is named so, and that is said."""
+    text = convert(peer, said, "x.conf").text
+    (group,) = checked(text).groups
+    assert group.upstream == ("venet0",)
+    assert group.downstream in ((), ("vmbr0",))
+    assert text.count("is a label of addresses") == labels
+
+
 def test_there_are_twenty_shapes_of_the_installed_peers() -> None:
     """Of ndppd and npd6 together there are at least twenty."""
     assert len([case for case in SHAPES if case.parent.name in ("ndppd", "npd6")]) >= 20

@@ -19,7 +19,7 @@ from portier.config.build import NO_HOSTS, within
 from portier.errors import Problem
 
 _COLUMNS = 104  # of comments
-_NAME = re.compile(r"(?!(?:\.{1,2}|lo)\Z)[A-Za-z0-9_.:@-]{1,15}", re.ASCII)
+_NAME = re.compile(r"(?!(?:\.{1,2}|lo)\Z)[A-Za-z0-9_.@-]{1,15}", re.ASCII)
 _BARE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*", re.ASCII)
 _SHORTEST, _LONGEST = 10, 720 * 3_600_000  # milliseconds, of the timers that are imported
 
@@ -108,6 +108,15 @@ class _Group:
 def is_interface(name: str) -> bool:
     """Whether a group can have an interface of that name."""
     return _NAME.fullmatch(name) is not None
+
+
+def unlabelled(name: str) -> tuple[str, str]:
+    """The interface that the kernel takes a name for when it is asked the old way, as by all peers: without
+    the label of addresses (``venet0:0``); and what to say of that, "" where there is none."""
+    interface, colon, _ = name.partition(":")
+    if not colon or not is_interface(interface):
+        return name, ""
+    return interface, f"{quoted(name)} is a label of addresses: the interface is {interface}"
 
 
 def never_proxied(prefix: IPv6Network) -> str:

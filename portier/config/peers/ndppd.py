@@ -23,6 +23,7 @@ from portier.config.peers.draft import (
     network,
     never_proxied,
     quoted,
+    unlabelled,
 )
 from portier.errors import ConfigError, Problem
 
@@ -234,7 +235,14 @@ class _Reader:
                 continue
             yield entry
 
+    @staticmethod
+    def _unlabel(entry: _Entry, notes: list[Note]) -> None:
+        entry.value, said = unlabelled(entry.value)
+        if said:
+            notes.append(Note(entry.line, said, loud=False))
+
     def _proxy(self, entry: _Entry) -> None:
+        self._unlabel(entry, entry.notes)
         if not is_interface(entry.value):
             message = f"{quoted(entry.value)} is not the name of an interface: ndppd does not start with it"
             if not entry.value:
@@ -370,6 +378,7 @@ class _Reader:
         return True
 
     def _iface(self, option: _Entry, wish: Wish, outer: Outer) -> bool:
+        self._unlabel(option, wish.notes)
         if option.value == wish.outer:
             said = f"{option}: those are the hosts on {wish.outer} itself, which answer themselves; left out"
         elif not option.value:

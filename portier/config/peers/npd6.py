@@ -21,6 +21,7 @@ from portier.config.peers.draft import (
     network,
     never_proxied,
     quoted,
+    unlabelled,
 )
 from portier.config.peers.expressions import NONE, Addresses, Expressions, NoMaskError, Pattern, both, union
 from portier.errors import ConfigError, Problem
@@ -117,7 +118,7 @@ class _Reader:
     # pairs
 
     def _pairs(self, lines: list[_Line]) -> list[tuple[tuple[IPv6Network, int], _Line]]:
-        interfaces = [line for line in lines if line.key == "interface"]
+        interfaces = [self._unlabelled(line) for line in lines if line.key == "interface"]
         given = [line for line in lines if line.key == "prefix"]
         for line in interfaces:
             if not is_interface(line.value):
@@ -137,6 +138,12 @@ class _Reader:
                 continue
             pairs.append(((prefix, number), interface))
         return pairs
+
+    def _unlabelled(self, line: _Line) -> _Line:
+        interface, said = unlabelled(line.value)
+        if said:
+            self._note(line.number, said, loud=False)
+        return line._replace(value=interface)
 
     def _prefix(self, line: _Line) -> IPv6Network | None:
         """npd6's way to write a prefix: as many groups as there are, and a colon; a length may follow."""

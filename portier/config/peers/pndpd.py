@@ -20,6 +20,7 @@ from portier.config.peers.draft import (
     network,
     never_proxied,
     quoted,
+    unlabelled,
 )
 from portier.errors import ConfigError, Problem
 
@@ -117,7 +118,9 @@ class _Reader:
         values.append((rest[0].strip(), number))
 
     def _interface(self, block: _Block, key: str) -> str:
-        name = block.first(key)
+        name, said = unlabelled(block.first(key))
+        if said:
+            self._note(block.line_of(key), said, loud=False)
         if not is_interface(name):
             what = f"{quoted(name)} is not the name of an interface" if name else f"{key} is missing"
             raise self._fail(block.line_of(key), f"{what}: pndpd does not start with it")
