@@ -569,6 +569,10 @@ RESTS = {
         ),
         "routed-elsewhere",
     ),
+    "the upstream's own prefix, where its name is misspelt": (
+        facts({"upstream": ("eht0",)}),
+        "routed-elsewhere",
+    ),
     "a default route elsewhere": (with_routes(route("::/0", DOCKER0, "fe80::1")), "routed-elsewhere"),
     "a router that asked once": (router("2001:db8:7:1::5", again=1), "refused-targets"),
     "a router that asks for another customer's": (router("2001:db8:99::5"), "refused-targets"),
@@ -621,7 +625,8 @@ def test_what_the_daemon_tells_is_passed_on(check: str) -> None:
     for bad in (True, False):
         mine = Told(check, bad, "lan", "it is so", "do that")
         (finding,) = found(facts(told=(mine, Told("another", True, "lan", "not this", ""))), check)
-        severity = Severity.PROBLEM if bad else Severity.WARNING
+        mild = Severity.NOTE if check == "kernel-neighbors" else Severity.WARNING
+        severity = Severity.PROBLEM if bad else mild
         evidence = "`portier status` says so too"
         assert finding == (check, severity, "group lan", "it is so", evidence, "do that")
 

@@ -4,28 +4,33 @@ place (portier.core.plan and what it calls, portier.daemon).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from portier.core.doctor.facts import Daemon, Facts, known, running
-from portier.core.doctor.finding import Check, Finding, problem, warning
+from portier.core.doctor.finding import Check, Finding, note, problem, warning
 
 
-def passed_on(facts: Facts, check: str, remedy: str = "") -> Iterator[Finding]:
-    """What is told under the name of a check; ``remedy`` is for what names no command itself."""
+def passed_on(
+    facts: Facts, check: str, remedy: str = "", make_warning: Callable[..., Finding] = warning
+) -> Iterator[Finding]:
+    """What is told under the name of a check; ``remedy`` is for what names no command itself, and
+    ``make_warning`` for warnings that are less here."""
     where = "portier status" if isinstance(facts.daemon, Daemon) else f"portier check -c {facts.config_file}"
     for told in known(facts.told):
         if told.check == check:
-            make = problem if told.problem else warning
+            make = problem if told.problem else make_warning
             subject = f"group {told.group}" if told.group else "portier"
             yield make(subject, told.finding, f"`{where}` says so too", told.remedy or remedy)
 
 
-def _any_time(name: str, looks_for: str, remedy: str = "") -> Check:
+def _any_time(
+    name: str, looks_for: str, remedy: str = "", make_warning: Callable[..., Finding] = warning
+) -> Check:
     """A check of what follows from the configuration and the machine alone."""
 
     def find(facts: Facts) -> Iterator[Finding]:
-        yield from passed_on(facts, name, remedy)
+        yield from passed_on(facts, name, remedy, make_warning)
 
     return Check(name, looks_for, find)
 
@@ -73,7 +78,12 @@ CHECKS: Final = (
     ),
     _any_time("rp-filter", "the reverse-path filter lets IPv4 through"),
     _any_time("proxy-arp", "the kernel answers no ARP by itself"),
-    _any_time("kernel-neighbors", "the kernel keeps as many neighbors as `limits.neighbors`"),
+    # So it is on every machine as it comes, and it harms nobody before there are as many hosts.
+    _any_time(
+        "kernel-neighbors",
+        "the kernel keeps as many neighbors as `limits.neighbors`",
+        make_warning=note,
+    ),
     _running("sysctls", "`sysctls: check` misses none"),
     _running("steps", "nothing that the daemon wants of the kernel fails", "journalctl -u portier"),
     _running("metrics", "metrics are served where they should be", "ss -tlnp"),

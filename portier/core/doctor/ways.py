@@ -185,6 +185,8 @@ def _elsewhere(facts: Facts) -> Iterator[Finding]:
     ports = {port.ifindex for of in setup.reports for port in of.ports if port.ifindex}
     seen: set[tuple[str, Network]] = set()
     for bound in _routed(setup):
+        if bound.group.upstream and not any(port.role is Role.UPSTREAM for port in bound.ports):
+            continue  # what leads elsewhere may lead to the upstream that is meant
         denied = [
             rule.prefix
             for rule in bound.group.rules
