@@ -631,6 +631,15 @@ def test_what_the_daemon_tells_is_passed_on(check: str) -> None:
         assert finding == (check, severity, "group lan", "it is so", evidence, "do that")
 
 
+def test_neighbors_that_the_kernel_keeps_matter_where_there_are_hosts() -> None:
+    """Fewer than `limits.neighbors` is how machines come, and a warning only where hosts fill them."""
+    mine = Told("kernel-neighbors", False, "lan", "too few", "sysctl")
+    for hosts, severity in ((499, Severity.NOTE), (500, Severity.WARNING)):
+        known = tuple(Host(f"2001:db8:7::{n:x}", "lan", "tap1", "yes", "tap1") for n in range(hosts))
+        (finding,) = found(facts(told=(mine,), hosts=known), "kernel-neighbors")
+        assert finding.severity is severity
+
+
 def test_live_prefixes_are_judged_too() -> None:
     """`upstream` stands for prefixes, and those are what routes must lead to."""
     given = with_routes(route("2001:db8:7:0:d::/80", DOCKER0), rules=(Rule(prefix=Live.UPSTREAM),))

@@ -10,6 +10,8 @@ from typing import Final
 from portier.core.doctor.facts import Daemon, Facts, known, running
 from portier.core.doctor.finding import Check, Finding, note, problem, warning
 
+_MANY: Final = 500  # hosts; a kernel as it comes keeps 1,024 neighbors
+
 
 def passed_on(
     facts: Facts, check: str, remedy: str = "", make_warning: Callable[..., Finding] = warning
@@ -24,13 +26,18 @@ def passed_on(
             yield make(subject, told.finding, f"`{where}` says so too", told.remedy or remedy)
 
 
-def _any_time(
-    name: str, looks_for: str, remedy: str = "", make_warning: Callable[..., Finding] = warning
-) -> Check:
+def _kernel_neighbors(facts: Facts) -> Iterator[Finding]:
+    """Fewer than allowed are those of every machine as it comes, which harms nobody before there are hosts
+    to fill them."""
+    many = isinstance(facts.hosts, tuple) and len(facts.hosts) >= _MANY
+    return passed_on(facts, "kernel-neighbors", make_warning=warning if many else note)
+
+
+def _any_time(name: str, looks_for: str, remedy: str = "") -> Check:
     """A check of what follows from the configuration and the machine alone."""
 
     def find(facts: Facts) -> Iterator[Finding]:
-        yield from passed_on(facts, name, remedy, make_warning)
+        yield from passed_on(facts, name, remedy)
 
     return Check(name, looks_for, find)
 
@@ -78,12 +85,7 @@ CHECKS: Final = (
     ),
     _any_time("rp-filter", "the reverse-path filter lets IPv4 through"),
     _any_time("proxy-arp", "the kernel answers no ARP by itself"),
-    # So it is on every machine as it comes, and it harms nobody before there are as many hosts.
-    _any_time(
-        "kernel-neighbors",
-        "the kernel keeps as many neighbors as `limits.neighbors`",
-        make_warning=note,
-    ),
+    Check("kernel-neighbors", "the kernel keeps as many neighbors as `limits.neighbors`", _kernel_neighbors),
     _running("sysctls", "`sysctls: check` misses none"),
     _running("steps", "nothing that the daemon wants of the kernel fails", "journalctl -u portier"),
     _running("metrics", "metrics are served where they should be", "ss -tlnp"),
