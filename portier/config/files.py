@@ -150,7 +150,7 @@ def _read(path: Path, content: Path, left: int, files: Files) -> Source | None:
         files.problem(path, "is a directory, not a file")
         return source
     except FileNotFoundError:
-        if files.sources and not os.path.lexists(content):
+        if files.sources and content == path and not os.path.lexists(path):
             return None
         files.problem(path, "no such file" if content == path else f"no such file as {content}")
         return source

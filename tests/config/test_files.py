@@ -223,6 +223,16 @@ def test_replace(tmp_path: Path) -> None:
         load(main, replace={main: tmp_path / "gone"})
 
 
+def test_a_candidate_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    """Of a drop-in too: a misspelt candidate is not judged as if there were none."""
+    main = tmp_path / "portier.yaml"
+    main.write_text("version: 1\n")
+    (tmp_path / "portier.d").mkdir()
+    gone = tmp_path / "gone"
+    with pytest.raises(ConfigError, match=f"10-x.yaml: no such file as {gone}"):
+        load(main, replace={tmp_path / "portier.d" / "10-x.yaml": gone})
+
+
 def test_replace_several(tmp_path: Path) -> None:
     """A group may move from one file to another: what neither candidate may be alone, both may be together,
     and an empty one is as good as no drop-in."""
