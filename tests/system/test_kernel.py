@@ -430,7 +430,7 @@ def test_two_add_one_route(world: RealWorld, by_one: HostRoute) -> None:
     record.note_route = note_while_another_adds  # type: ignore[method-assign]
     results.append(world.kernel.add_route(by_one))
     worker.join(20)
-    assert results == [RouteResult.ADDED, RouteResult.PRESENT]
+    assert set(results) == {RouteResult.ADDED, RouteResult.PRESENT}  # who says so first is chance
     assert record.has_route(by_one)
     world.kernel.remove_route(by_one)
     assert not routes_to(GUEST)
