@@ -91,6 +91,8 @@ _FIELDS_OF: Final = {
     "th dport": "port",
     "ct state": "state",
 }
+_TRANSLATED: Final = frozenset({"snat", "dnat"})
+_PLAIN: Final = "not translated"  # connections to hosts that have addresses of their own
 _ARP_ALWAYS: Final = {"arp htype": 1, "arp hlen": 6, "arp plen": 4}
 
 
@@ -125,6 +127,8 @@ class Packet(NamedTuple):
             return self.kind
         if (known := _FIELDS_OF.get(key)) is not None:
             return getattr(self, known)
+        if key == "ct status":
+            return _PLAIN
         if key == "meta nfproto":
             return _NFPROTO.get(self.layer)
         return _ETHERTYPES[self.layer] if key in {"meta protocol", "ether type"} else _ARP_ALWAYS.get(key)
@@ -231,7 +235,9 @@ def fate(
 def is_reverse_path(rule: Rule) -> bool:
     """Whether a rule asks by which interface the kernel's route back to the source leaves (``fib ... oif
     missing``, ``rpfilter --invert``)."""
-    return any(_asks_back(statement) for statement in rule.expr)
+    return any(
+        "match" in statement and _route_back(statement["match"], strays=True) for statement in rule.expr
+    )
 
 
 def alike(ruleset: Ruleset, names: Iterable[str]) -> list[list[str]]:
@@ -353,10 +359,7 @@ def _holds(ruleset: Ruleset, chain: Chain, rule: Rule, packet: Packet) -> bool |
     for statement in rule.expr:
         kind = next(iter(statement))
         if kind == "match":
-            if _asks_back(statement):
-                met: bool | None = packet.strays
-            else:
-                met = _matches(ruleset, chain, statement["match"], packet)
+            met = _matches(ruleset, chain, statement["match"], packet)
         elif kind == "limit":
             limit = statement["limit"]  # of a named one it is not said here which way round it is
             # A packet now and then is within it.
@@ -374,20 +377,24 @@ def _holds(ruleset: Ruleset, chain: Chain, rule: Rule, packet: Packet) -> bool |
     return result
 
 
-def _asks_back(statement: Mapping[str, Any]) -> bool:
-    match = statement.get("match", {})
-    left = match.get("left")
-    fib = left.get("fib") if isinstance(left, dict) else None
-    return (
-        fib is not None
-        and fib.get("result") in {"oif", "oifname", "check"}
-        and "saddr" in fib.get("flags", ())
-        and match["op"] == "=="
-        and match["right"] in (False, "0", 0, "")
-    )
+def _route_back(match: Mapping[str, Any], *, strays: bool) -> bool | None:
+    """What comes of a match that asks for the kernel's route back to the source, of a packet that strays or
+    does not; None for one that asks for something else.  Where any interface will do, there is a route."""
+    left = match["left"]
+    fib = left.get("fib", {}) if isinstance(left, dict) else {}
+    if fib.get("result") not in {"oif", "oifname", "check"} or "saddr" not in fib.get("flags", ()):
+        return None
+    missing = strays and "iif" in fib["flags"]
+    if match["op"] != "==" or match["right"] not in (False, True, "0", ""):
+        return None
+    return not missing if match["right"] is True else missing
 
 
 def _matches(ruleset: Ruleset, chain: Chain, match: Mapping[str, Any], packet: Packet) -> bool | None:
+    if (way := _route_back(match, strays=packet.strays)) is not None:
+        return way
+    if isinstance(match["left"], dict) and "exthdr" in match["left"]:
+        return match["right"] is False  # none of the packets has any
     key = _key(match["left"])
     if key is None:
         return None
@@ -435,6 +442,8 @@ def _same(key: str, fact: Any, value: Any) -> bool | None:
         return _within(fact, value)
     if key in _INTERFACES:
         return _is_interface(fact, value) if isinstance(value, str) else None
+    if key == "ct status":
+        return False if value in _TRANSLATED else None
     if key == "ct state":
         return bool(fact == value) if isinstance(value, str) else None
     if isinstance(value, dict) and "range" in value:
@@ -601,9 +610,11 @@ _FIELDS: Final = {
     "--icmp-type": "icmp type",
     "--ctstate": "ct state",
     "--state": "ct state",
+    "--hl-eq": "ip6 hoplimit",
 }
+_EXTENSIONS: Final = frozenset({"dst", "frag", "hbh", "mh", "rt"})
 _SILENT: Final = frozenset(
-    {"conntrack", "state", "icmp6", "icmp", "tcp", "udp", "comment", "limit", "rpfilter"}
+    {"conntrack", "state", "icmp6", "icmp", "tcp", "udp", "comment", "hl", "limit", "rpfilter"}
 )
 
 
@@ -653,7 +664,9 @@ def _statements(family: str, words: list[str]) -> Iterable[Mapping[str, Any]]:
                 continue
             case "-m":
                 if value == "rpfilter":
-                    yield _rpfilter(inverted="--invert" in words)
+                    yield _rpfilter(words)
+                elif value in _EXTENSIONS:
+                    yield {"match": {"op": "==", "left": {"exthdr": {"name": value}}, "right": True}}
                 elif value not in _SILENT:
                     yield {"xt": {"type": "match", "name": value}}
             case "-j" if value in _TARGETS:
@@ -685,11 +698,10 @@ def _is_extension(name: str) -> bool:
     return name in {"QUEUE", "NFQUEUE", "TPROXY", "SYNPROXY", "TARPIT", "TEE", "DNAT", "SNAT", "MASQUERADE"}
 
 
-def _rpfilter(*, inverted: bool) -> Mapping[str, Any]:
-    if not inverted:
-        return {"xt": {"type": "match", "name": "rpfilter"}}
-    fib = {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}
-    return {"match": {"op": "==", "left": fib, "right": False}}
+def _rpfilter(words: list[str]) -> Mapping[str, Any]:
+    flags = ["saddr"] if "--loose" in words else ["saddr", "iif"]
+    left = {"fib": {"result": "oif", "flags": flags}}
+    return {"match": {"op": "==", "left": left, "right": "--invert" not in words}}
 
 
 def _field(family: str, field_name: str, value: str, *, negated: bool) -> Mapping[str, Any]:

@@ -133,6 +133,31 @@ def test_reverse_path() -> None:
     assert is_reverse_path(found.place.rule)
 
 
+def test_a_loose_reverse_path_drops_nobody() -> None:
+    """Where any interface will do, there is a route to every host that there is."""
+    fib = {"fib": {"result": "oif", "flags": ["saddr", "mark"]}}
+    rules = ruleset(({"match": {"op": "==", "left": fib, "right": False}}, DROP))
+    assert fate(rules, ["forward"], PING._replace(strays=True)).dropped is False
+    saved = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m rpfilter --loose --invert -j DROP\nCOMMIT\n"
+    rules = Ruleset(from_save("ip6", "ip6tables", saved))
+    assert fate(rules, ["prerouting"], PING._replace(strays=True)).dropped is False
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"},
+        {"op": "==", "left": {"ct": {"key": "status"}}, "right": {"set": ["snat", "dnat"]}},
+        {"op": "==", "left": {"exthdr": {"name": "rt", "field": "type"}}, "right": 0},
+        {"op": "==", "left": {"exthdr": {"name": "hbh"}}, "right": True},
+    ],
+)
+def test_what_usual_packets_are_not(match: dict[str, Any]) -> None:
+    """Their addresses are nobody's translation, and they have no extension headers."""
+    rules = ruleset(({"match": match}, ACCEPT), policy="drop")
+    assert fate(rules, ["forward"], PING).dropped
+
+
 def test_ingress_is_by_device() -> None:
     """A chain on ingress or egress sees its own devices only; the words and devices are from the listing."""
     listing = """table netdev f { # handle 1

@@ -55,6 +55,51 @@ DOCKER = (
     "ip6tables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     "ip6tables -A FORWARD -i docker0 ! -o docker0 -j ACCEPT",
 )
+# Of firewalld, as it stands where no zone lets anything through.
+FIREWALLD = """
+table inet firewalld {
+    chain filter_PREROUTING {
+        type filter hook prerouting priority filter + 10; policy accept;
+        icmpv6 type { nd-router-advert, nd-neighbor-solicit } accept
+        meta nfproto ipv6 fib saddr . mark oif missing drop
+    }
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname "lo" accept
+        ct state invalid drop
+        ip6 daddr { ::/96, 2002::/24 } reject with icmpv6 addr-unreachable
+        jump filter_FORWARD_ZONES
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD_ZONES {
+        iifname "eth0" goto filter_FWD_public
+        goto filter_FWD_public
+    }
+    chain filter_FWD_public {
+        jump filter_FWD_public_allow
+    }
+    chain filter_FWD_public_allow {
+    }
+}
+"""
+# Of ip6tables: the parts of ufw's that a packet between hosts meets.
+UFW = (
+    "ip6tables -P FORWARD DROP",
+    "ip6tables -N ufw6-before-input",
+    "ip6tables -N ufw6-before-forward",
+    "ip6tables -A INPUT -j ufw6-before-input",
+    "ip6tables -A FORWARD -j ufw6-before-forward",
+    "ip6tables -A ufw6-before-input -m rt --rt-type 0 -j DROP",
+    "ip6tables -A ufw6-before-input -p icmpv6 --icmpv6-type 135 -m hl --hl-eq 255 -j ACCEPT",
+    "ip6tables -A ufw6-before-input -p icmpv6 --icmpv6-type 136 -m hl --hl-eq 255 -j ACCEPT",
+    "ip6tables -A ufw6-before-input -p icmpv6 --icmpv6-type 134 -m hl --hl-eq 255 -j ACCEPT",
+    "ip6tables -P INPUT DROP",
+    "ip6tables -A ufw6-before-forward -m rt --rt-type 0 -j DROP",
+    "ip6tables -A ufw6-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+    "ip6tables -A ufw6-before-forward -p icmpv6 --icmpv6-type echo-request -j ACCEPT",
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +169,20 @@ CASES = {
         "-A FORWARD -i eth0 -j DROP",
         "ip6tables-legacy -I FORWARD -i eth0 -o tap1 -j ACCEPT",
     ),
+    "nothing forwarded, firewalld": Case(
+        FIREWALLD,
+        "firewall-forward",
+        "IPv6 packets between them are dropped",
+        "chain filter_FORWARD: reject",
+        'nft insert rule inet firewalld filter_FORWARD iifname { "eth0", "tap1", "tap2" }',
+    ),
+    "nothing forwarded but pings, ufw": Case(
+        UFW,
+        "firewall-forward",
+        "IPv6 connections between them are dropped, whoever opens them, though pings pass",
+        "chain FORWARD: policy drop",
+        "ip6tables -I FORWARD -i eth0 -o tap1 -j ACCEPT",
+    ),
     "answers dropped": Case(
         "table inet f { chain c { type filter hook forward priority 0; ct state established drop; }; }",
         "firewall-forward",
@@ -146,6 +205,19 @@ CASES = {
         "no route by their own port",
         "-m rpfilter --invert -j DROP",
         "ip6tables -t raw -I PREROUTING -i tap1 -j ACCEPT",
+        "warning",
+    ),
+    "reverse path, NixOS": Case(
+        (
+            "ip6tables -t mangle -N rpfilter",
+            "ip6tables -t mangle -A rpfilter -m rpfilter --validmark -j RETURN",
+            "ip6tables -t mangle -A rpfilter -j DROP",
+            "ip6tables -t mangle -A PREROUTING -j rpfilter",
+        ),
+        "firewall-reverse-path",
+        "no route by their own port",
+        "-A rpfilter -j DROP",
+        "ip6tables -t mangle -I PREROUTING -i tap1 -j ACCEPT",
         "warning",
     ),
     "hosts may only open": Case(
@@ -222,6 +294,7 @@ def test_a_filter_is_found(scene: Scene, name: str) -> None:
         found = [each for each in everything if each["check"] == case.check]
         assert found, name
         finding = found[0]
+        assert not [each for each in everything if "depends on more" in each["finding"]] or not case.remedy
         assert finding["severity"] == case.severity
         assert case.finding in finding["finding"]
         assert case.evidence in finding["evidence"]

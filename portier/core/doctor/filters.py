@@ -31,6 +31,7 @@ _SOLICITED_NODES: Final = ip_network("ff02::1:ff00:0/104")
 _ALL_NODES: Final = ip_network("ff02::1/128")
 _ICMP: Final = 1
 _TCP: Final = 6
+_UDP: Final = 17
 _ICMPV6: Final = 58
 _ADVERTISEMENT_OF_ROUTER, _SOLICITATION, _ADVERTISEMENT = 134, 135, 136
 _IN: Final = ("ingress", "prerouting", "input")
@@ -251,6 +252,21 @@ def ways(rules: Ruleset, outside: str, inside: str, hosts: list[Network]) -> Way
     return Ways(worst("new", inward=True), worst("new", inward=False), going_on)
 
 
+def _but_pings(rules: Ruleset, outside: str, inside: str, hosts: list[Network]) -> Fate:
+    """What drops every new connection, of TCP and of UDP, between two interfaces, where something does."""
+    layer = "ip6" if hosts[0].version == 6 else "ip"
+    found = PASSED
+    for protocol in (_TCP, _UDP):
+        for net in hosts:
+            there = Packet(layer, outside, inside, protocol, destination=net, state="new")
+            back = Packet(layer, inside, outside, protocol, source=net, state="new")
+            for packet in (there, back):
+                found = fate(rules, _THROUGH, packet)
+                if not found.dropped:
+                    return PASSED
+    return found
+
+
 def _gravest(fates: Iterable[Fate]) -> Fate:
     return max(fates, key=lambda each: {True: 2, None: 1, False: 0}[each.dropped])
 
@@ -306,6 +322,7 @@ def _between(rules: Ruleset, outside: Port, insides: list[Port], hosts: list[Net
         for kind, one in (
             ("all", way.inward if way.outward.dropped and way.inward.dropped else None),
             ("answers", way.going_on if way.going_on.dropped else None),
+            ("but pings", _but_pings(rules, outside.name, same[0].name, hosts)),
             ("out", way.outward if way.outward.dropped and not way.inward.dropped else None),
             ("in", way.inward if way.inward.dropped and not way.outward.dropped else None),
             ("?", next((each for each in way if each.dropped is None), None)),
@@ -322,6 +339,9 @@ def _between(rules: Ruleset, outside: Port, insides: list[Port], hosts: list[Net
             yield problem(subject, f"{family} packets between them are dropped", evidence, remedy)
         elif kind == "answers":
             text = f"{family} packets of connections that are there are dropped between them"
+            yield problem(subject, text, evidence, remedy)
+        elif kind == "but pings":
+            text = f"{family} connections between them are dropped, whoever opens them, though pings pass"
             yield problem(subject, text, evidence, remedy)
         elif kind == "out":
             yield note(subject, f"hosts behind open no {family} connections to outside", evidence, remedy)
@@ -345,8 +365,15 @@ def _reverse_path(facts: Facts) -> Iterator[Finding]:
             behind = [port for port in bound.ports if port.role is Role.DOWNSTREAM]
             for same in _kinds(rules, behind):
                 for sample in _samples(Packet(layer, iif=same[0].name, state="new", strays=True)):
-                    place = fate(rules, _ARRIVING, sample).place
-                    if place is None or place.rule is None or not is_reverse_path(place.rule):
+                    strayed = fate(rules, _ARRIVING, sample)
+                    place = strayed.place
+                    if place is None or not (
+                        (place.rule is not None and is_reverse_path(place.rule))
+                        or (
+                            strayed.dropped
+                            and not fate(rules, _ARRIVING, sample._replace(strays=False)).dropped
+                        )
+                    ):
                         continue
                     ports, _ = found.setdefault(str(place), ([], place))
                     ports += [port.name for port in same if port.name not in ports]
