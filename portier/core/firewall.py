@@ -176,6 +176,16 @@ class Ruleset:
 
     chains: tuple[Chain, ...] = ()
     sets: Mapping[tuple[str, str, str], Sequence[Any] | None] = field(default_factory=dict)
+    _by_name: Mapping[tuple[str, str, str, str], Chain] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Kubernetes makes thousands of chains, and a jump to each.
+        named = {(chain.tool, chain.family, chain.table, chain.name): chain for chain in self.chains}
+        object.__setattr__(self, "_by_name", named)
+
+    def target(self, chain: Chain, name: str) -> Chain | None:
+        """The chain to which a jump from another leads."""
+        return self._by_name.get((chain.tool, chain.family, chain.table, name))
 
 
 class Place(NamedTuple):
@@ -292,7 +302,7 @@ def _walk(ruleset: Ruleset, base: Chain, chain: Chain, packet: Packet, depth: in
         if verdict == "":
             continue
         if verdict in {"jump", "goto"}:
-            below = _find(ruleset, chain, target)
+            below = ruleset.target(chain, target)
             if below is None or depth >= _DEPTH:
                 found.append((None, place))
                 continue
@@ -311,11 +321,6 @@ def _walk(ruleset: Ruleset, base: Chain, chain: Chain, packet: Packet, depth: in
         if holds:
             return _Walk(found, may_return)
     return _Walk(found, falls=True)
-
-
-def _find(ruleset: Ruleset, chain: Chain, name: str) -> Chain | None:
-    where = (chain.tool, chain.family, chain.table, name)
-    return next((c for c in ruleset.chains if (c.tool, c.family, c.table, c.name) == where), None)
 
 
 def _verdict(rule: Rule, packet: Packet) -> tuple[str, str]:
