@@ -27,7 +27,8 @@ from portier.core.model import Config, Mode, Role, Snapshot
 from portier.errors import ConfigError, PortierError, Refused
 from portier.system import around, firewall, inspect
 from portier.system.control import ControlClient
-from portier.system.kernel import Kernel
+from portier.system.kernel import MAIN, Kernel
+from portier.system.probe import name_of, way
 from portier.system.process import place_holder
 from portier.system.record import Record
 from portier.system.sysctl import too_few_neighbors
@@ -155,7 +156,12 @@ def _hosts(
         for port in bound.ports
         if port.role is Role.DOWNSTREAM
     }
-    names = {port.ifindex: port.name for bound in setup.bounds.values() for port in bound.ports}
+    upstreams = {
+        name: port.ifindex
+        for name, bound in setup.bounds.items()
+        for port in bound.ports
+        if port.role is Role.UPSTREAM
+    }
     hosts: list[Host] = []
     try:
         with Record(options.runtime_dir, looking=True) as record, Kernel(record) as kernel:
@@ -163,9 +169,18 @@ def _hosts(
                 port = places.get((host["group"], host["port"]))
                 if port is None or len(hosts) >= _HOSTS:
                     continue
-                out = kernel.route(ip_address(host["address"]).packed, port.table)
-                way = names.get(out, f"#{out}") if out else ""
-                hosts.append(Host(host["address"], host["group"], host["port"], host["route"], way))
+                address = ip_address(host["address"])
+                out = kernel.route(address.packed, port.table)
+                asked = f"ip route get {address}"
+                astray = out not in {0, port.ifindex} and port.table == MAIN
+                best = kernel.best(address.packed) if astray else None
+                upstream = upstreams.get(host["group"])
+                if out == port.ifindex and upstream is not None:
+                    # Rules may send what comes in there another way; that it comes in is another check's.
+                    through = way(None, address.packed, upstream)
+                    out, asked = (through.ifindex, through.asked) if through.ifindex else (out, asked)
+                by = name_of(out) if out else ""
+                hosts.append(Host(str(address), host["group"], host["port"], host["route"], by, asked, best))
     except (PortierError, OSError) as error:
         return Unknown(str(error))
     return tuple(hosts)

@@ -641,7 +641,7 @@ class Kernel:
         """
         if table != MAIN:
             return self._table(_family(address), table).look_up(address)
-        best = self._best(address)
+        best = self.best(address)
         return best.ifindex if best and best.prefix_length else 0
 
     def host_route(self, address: bytes, table: int = MAIN) -> int:
@@ -650,10 +650,10 @@ class Kernel:
         if table != MAIN:
             family = _family(address)
             return self._table(family, table, family.bits).look_up_host(address)
-        best = self._best(address)
+        best = self.best(address)
         return best.ifindex if best and best.gateway and best.prefix_length == 8 * len(address) else 0
 
-    def _best(self, address: bytes) -> KernelRoute | None:
+    def best(self, address: bytes) -> KernelRoute | None:
         """The best unicast route by the main table and the policy rules; of several nexthops the first."""
         answer = self._look_up(address)
         if isinstance(answer, int):

@@ -86,6 +86,10 @@ def route(prefix: str, ifindex: int, gateway: str = "", **changes: Any) -> Kerne
     return made._replace(**changes)
 
 
+def host(address: str, way: str, state: str = "yes") -> Host:
+    return Host(address, "lan", "tap1", state, way, f"ip route get {address}")
+
+
 LINKS = (link(ETH0, "eth0"), link(TAP1, "tap1"), link(TAP2, "tap2"), link(DOCKER0, "docker0"))
 ROUTES = (
     route(str(LAN), ETH0),
@@ -137,7 +141,7 @@ def facts(
         daemon=DAEMON._replace(work={"lan": work}),
         told=(),
         lacking=(),
-        hosts=(Host("2001:db8:7::5", "lan", "tap1", "yes", "tap1"),),
+        hosts=(host("2001:db8:7::5", "tap1"),),
         barriers=(),
         networkd=None,
         config=config,
@@ -382,19 +386,31 @@ FOUND = {
         "ManageForeignRoutes=no\\nManageForeignRoutingPolicyRules=no",
     ),
     "back out of the upstream": (
-        facts(hosts=(Host(GUEST, "lan", "tap1", "yes", "eth0"),)),
+        facts(hosts=(host(GUEST, "eth0"),)),
         "host-route",
         "out of eth0",
         "match",
     ),
     "nowhere": (
-        facts(hosts=(Host("192.0.2.5", "lan", "tap1", "yes", ""),)),
+        facts(hosts=(host("192.0.2.5", ""),)),
         "host-route",
         "nowhere",
         "match",
     ),
+    "a routing daemon's host route": (
+        facts(
+            hosts=(
+                host(GUEST, "docker0")._replace(
+                    best=route(f"{GUEST}/128", DOCKER0, "fe80::1", metric=32, protocol=12)
+                ),
+            )
+        ),
+        "host-route",
+        "metric 32",
+        f"ip -6 route del {GUEST} dev docker0 metric 32 table main",
+    ),
     "somebody's route": (
-        facts(hosts=(Host(GUEST, "lan", "tap1", "foreign", "tap1"),)),
+        facts(hosts=(host(GUEST, "tap1", "foreign"),)),
         "host-route",
         "somebody else",
         "route del",
@@ -597,12 +613,19 @@ def test_not_found(name: str) -> None:
 
 def test_many_hosts_are_one_finding() -> None:
     """A thousand hosts behind one wrong route are one line, with a few of their names."""
-    hosts = tuple(Host(f"2001:db8:7::{n:x}", "lan", "tap1", "yes", "eth0") for n in range(1, 1001))
+    hosts = tuple(host(f"2001:db8:7::{n:x}", "eth0") for n in range(1, 1001))
     (finding,) = found(facts(hosts=hosts), "host-route")
     assert (
         "2001:db8:7::1, 2001:db8:7::2, 2001:db8:7::3 and 997 more go out of eth0, and not to tap1"
         in finding.finding
     )
+
+
+def test_many_routes_elsewhere_are_one_finding() -> None:
+    """A thousand routes by an interface that is no port are one line."""
+    routes = (route(f"2001:db8:7::f:{n:x}/128", DOCKER0) for n in range(1, 1001))
+    (finding,) = found(with_routes(*routes), "routed-elsewhere")
+    assert "2001:db8:7::f:3/128 and 997 more are allowed" in finding.finding
 
 
 def test_forwarding_waits_for_the_daemon() -> None:

@@ -489,11 +489,18 @@ def test_other_settings_in_order(lab: Lab) -> None:
 def test_a_host_that_the_kernel_looks_for_upstream(healthy: Scene) -> None:
     """A route of somebody's leads to a host behind another way, or just as well as Portier's own."""
     p = healthy.p
-    p.ip(f"-6 route add {guest(1)} dev eth0 metric 10")
+    p.ip(f"-6 route add {guest(1)} via {UPSTREAM} dev eth0 metric 32 proto bird")
+    finding = wait_found(healthy, "host-route", f"packets for {guest(1)} go out of eth0, and not to tap1")
+    assert "metric 32" in finding["evidence"]
+    p.run(["sh", "-ec", finding["remedy"]])
+    wait_for(lambda: silent(healthy), PATIENCE, "the remedy suffices")
+    p.ip(f"-6 route add default via {UPSTREAM} dev eth0 table 77")
+    p.ip("-6 rule add pref 99 iif eth0 lookup 77")
     try:
         wait_found(healthy, "host-route", f"packets for {guest(1)} go out of eth0, and not to tap1")
     finally:
-        p.ip(f"-6 route del {guest(1)} dev eth0 metric 10")
+        p.ip("-6 rule del pref 99")
+        p.ip("-6 route flush table 77")
     p.ip(f"route add blackhole {NET4}.17 metric 10")
     try:
         wait_found(healthy, "host-route", f"packets for {NET4}.17 go nowhere")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 from portier.core.firewall import Ruleset
-from portier.core.model import Bound, Config, Network, Snapshot
+from portier.core.model import Bound, Config, KernelRoute, Network, Snapshot
 from portier.core.plan import GroupReport
 
 T = TypeVar("T")
@@ -109,13 +109,15 @@ class Setup(NamedTuple):
 class Host(NamedTuple):
     """A host that the daemon knows behind a downstream.  ``state`` is that of its host route by the daemon's
     word; ``way`` the interface by which the kernel's best route for it leaves, "" where there is none but the
-    default route."""
+    default route; ``asked`` the command that shows the same; ``best`` that route, where it leads astray."""
 
     address: str
     group: str
     port: str
     state: str
     way: str
+    asked: str
+    best: KernelRoute | None = None
 
 
 class Barrier(NamedTuple):

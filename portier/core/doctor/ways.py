@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final, NamedTuple
 
-from portier.core.doctor.facts import Barrier, Facts, Setup, known, running
+from portier.core.doctor.facts import Barrier, Facts, Host, Setup, known, running
 from portier.core.doctor.finding import Check, Finding, problem, warning
 from portier.core.model import Answer, Bound, KernelRoute, Live, Mode, Network, Role, Rule
 from portier.core.neighbors import RouteState
@@ -62,32 +62,47 @@ def _allowed(bound: Bound) -> Iterator[tuple[Rule, Network]]:
 def _host_route(facts: Facts) -> Iterator[Finding]:
     """Hosts that are known behind, and that the kernel looks for elsewhere."""
     running(facts)
-    by_place: dict[tuple[str, str, str], list[str]] = {}
+    by_place: dict[tuple[str, str, str], list[Host]] = {}
     for host in known(facts.hosts):
         if host.way != host.port:
-            by_place.setdefault((host.group, host.port, host.way), []).append(host.address)
+            by_place.setdefault((host.group, host.port, host.way), []).append(host)
         elif host.state in {RouteState.FOREIGN.value, RouteState.FAILED.value}:
-            by_place.setdefault((host.group, host.port, host.state), []).append(host.address)
-    for (group, port, way), addresses in by_place.items():
-        named = ", ".join(addresses[:_SHOWN])
-        many = f" and {len(addresses) - _SHOWN} more" if len(addresses) > _SHOWN else ""
-        version = "-6 " if ":" in addresses[0] else ""
+            by_place.setdefault((host.group, host.port, host.state), []).append(host)
+    for (group, port, way), hosts in by_place.items():
+        named = _few([host.address for host in hosts])
+        first = hosts[0].address
+        version = "-6 " if ":" in first else ""
         if way == RouteState.FOREIGN.value:
             yield warning(
                 f"group {group}",
-                f"somebody else's route leads to {named}{many}, so it does not follow the host when it moves",
+                f"somebody else's route leads to {named}, so it does not follow the host when it moves",
                 f"it leaves by {port} now, and is not Portier's",
-                f"ip {version}route del {addresses[0]}",
+                f"ip {version}route del {first}",
             )
             continue
+        seen, remedy = hosts[0].asked, f"ip {version}route show table all match {first}"
+        best = hosts[0].best
+        if best is not None and best.prefix_length == 8 * len(best.destination):
+            place = f"dev {way} metric {best.metric} table {_table(best.table)}"
+            seen = f"{first} {place} proto {best.protocol} beats Portier's route by its metric"
+            remedy = (
+                f"ip {version}route del {first} {place}"
+                "  # and give the routes of what made it a metric above that of `routes`"
+            )
         yield problem(
             f"group {group}",
-            f"packets for {named}{many} go "
+            f"packets for {named} go "
             + (f"out of {way}" if way else "nowhere, for want of a route or by one that ends in nothing")
             + f", and not to {port}, where hosts with these addresses are",
-            f"ip {version}route get {addresses[0]}",
-            f"ip {version}route show table all match {addresses[0]}",
+            seen,
+            remedy,
         )
+
+
+def _few(items: Sequence[object]) -> str:
+    """The first of many, and how many more there are."""
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(str(item) for item in items[:_SHOWN]) + more
 
 
 def _dead_end(facts: Facts) -> Iterator[Finding]:
@@ -183,7 +198,6 @@ def _elsewhere(facts: Facts) -> Iterator[Finding]:
     snapshot, setup = known(facts.snapshot), known(facts.setup)
     names: Mapping[int, str] = {link.ifindex: link.name for link in snapshot.links}
     ports = {port.ifindex for of in setup.reports for port in of.ports if port.ifindex}
-    seen: set[tuple[str, Network]] = set()
     for bound in _routed(setup):
         if bound.group.upstream and not any(port.role is Role.UPSTREAM for port in bound.ports):
             continue  # what leads elsewhere may lead to the upstream that is meant
@@ -192,24 +206,27 @@ def _elsewhere(facts: Facts) -> Iterator[Finding]:
             for rule in bound.group.rules
             if not rule.allow and isinstance(rule.prefix, IPv4Network | IPv6Network)
         ]
+        ways = [way for way in _ways(snapshot.routes, 254) if way.ifindex not in ports]
+        elsewhere: dict[int, dict[Network, None]] = {}
         for _, network in _allowed(bound):
-            for way in _ways(snapshot.routes, 254):
-                if (
-                    way.ifindex in ports
-                    or not _within(way.network, network)
-                    or any(_within(way.network, prefix) for prefix in denied)
-                    or (bound.group.name, way.network) in seen
+            for way in ways:
+                there = elsewhere.setdefault(way.ifindex, {})
+                if _within(way.network, network) and not any(
+                    _within(way.network, prefix) for prefix in denied
                 ):
-                    continue
-                seen.add((bound.group.name, way.network))
-                name = names.get(way.ifindex, f"#{way.ifindex}")
-                yield warning(
-                    f"group {bound.group.name}",
-                    f"{way.network} is allowed, but the kernel routes it by {name}, which is no port of the "
-                    "group: hosts there are not asked for",
-                    f"ip route: {way.network} dev {name}",
-                    f"add {name} to `downstream` of the group, or `deny: {way.network}` to its prefixes",
-                )
+                    there[way.network] = None
+        for ifindex, there in elsewhere.items():
+            if not there:
+                continue
+            networks = list(there)
+            name = names.get(ifindex, f"#{ifindex}")
+            yield warning(
+                f"group {bound.group.name}",
+                f"{_few(networks)} {'is' if len(networks) == 1 else 'are'} allowed, but the kernel routes "
+                f"that by {name}, which is no port of the group: hosts there are not asked for",
+                f"ip route: {networks[0]} dev {name}",
+                f"add {name} to `downstream` of the group, or `deny: {networks[0]}` to its prefixes",
+            )
 
 
 CHECKS: Final = (
