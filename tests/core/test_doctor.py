@@ -507,6 +507,16 @@ def test_found(name: str) -> None:
 RESTS = {
     "daemon and a bad file that it did not read": (facts(), "config"),
     "a glob that matches nothing beside one that does": (facts({"downstream": ("tap*", "vm*")}), "ports"),
+    "a link that a glob matches and whose address is being looked into": (
+        facts(
+            {"downstream": ("tap*",)},
+            snapshot=replace(
+                SNAPSHOT,
+                addresses=(*SNAPSHOT.addresses[:-1], address(TAP2, "fe80::4", tentative=True)),
+            ),
+        ),
+        "ports",
+    ),
     "an upstream candidate that is not needed": (facts({"upstream": ("eth0", "wwan0")}), "ports"),
     "IPv6 off, and no rule for it": (
         facts({"rules": (Rule(prefix=LAN4),)}, sysctls={"net/ipv6/conf/tap1/disable_ipv6": "1"}),

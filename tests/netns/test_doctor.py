@@ -102,6 +102,14 @@ CAUSES = {
         ("waits for it", "down"),
         "ip link set tap2 up",
     ),
+    "port-mute": Cause(
+        "ports",
+        PLAIN,
+        ("-6 addr flush dev tap2",),
+        ("net/ipv6/conf/tap2/disable_ipv6=1", "net/ipv6/conf/tap2/disable_ipv6=0"),
+        ("tap2", "waits for it", "no usable address"),
+        "ip addr add fe80::1/64 dev tap2",
+    ),
     "port-enslaved": Cause(
         "ports",
         config(downstream="[tap1, tap2]"),

@@ -32,14 +32,18 @@ _REMEDIES: Final = {
     "no such interface": "ip link show {name}",
     "down": "ip link set {name} up",
     "no carrier": "ethtool {name}",
-    "no usable address": "ip addr show dev {name}",
+    "no usable address": "ip addr add fe80::1/64 dev {name}",
 }
 
 
 def _states(facts: Facts) -> Iterator[Finding]:
-    """What is named and not in use.  A glob need match nothing, and of upstream candidates one is enough."""
+    """What is named and not in use.  A glob need match nothing, what it matches may be down, and of upstream
+    candidates one is enough."""
     yield from passed_on(facts, "ports", "name another interface: of a bridge, bond or team the master")
+    coming = {address.ifindex for address in known(facts.snapshot).addresses if address.tentative}
     for of, port, _ in _ports_of(facts):
+        off = facts.sysctls.get(f"net/ipv6/conf/{port.name}/disable_ipv6") == "1"  # that is said by itself
+        mute = port.reason == "no usable address" and not off and port.ifindex not in coming
         named = port.role is Role.DOWNSTREAM and port.name in of.group.downstream
         if port.state == "conflict":
             yield problem(
@@ -48,7 +52,7 @@ def _states(facts: Facts) -> Iterator[Finding]:
                 "an interface belongs to one group",
                 "name it in one group only; different policies behind one uplink are rules with `downstream`",
             )
-        elif port.state == "waiting" and named:
+        elif port.state == "waiting" and (named or (mute and port.role is Role.DOWNSTREAM)):
             yield warning(
                 port.name,
                 f"group {of.group.name} waits for it",
