@@ -329,7 +329,7 @@ def _in_vain(group: dict[str, Any], columns: int, most: int) -> Iterator[Line]:
 
 
 def _wrap(said: str, columns: int, style: str = PLAIN, *, indent: int = 0) -> Iterator[Line]:
-    for line in text.wrap(said, columns, indent=indent):
+    for line in text.wrap(said, columns, indent=indent, split=True):
         yield Line(line, style)
 
 

@@ -73,18 +73,19 @@ def span(seconds: float | None) -> str:
 
 def plural(count: int, one: str, many: str = "") -> str:
     """``1 rule``, ``2 rules``."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def wrap(line: str, columns: int, *, indent: int = 0, hang: int = 2) -> list[str]:
-    """``line`` in lines of at most ``columns``, indented, what follows the first hanging deeper."""
+def wrap(line: str, columns: int, *, indent: int = 0, hang: int = 2, split: bool = False) -> list[str]:
+    """``line`` in lines of at most ``columns``, indented, what follows the first hanging deeper.  A word that
+    is longer stays whole, to be copied, unless it is to be ``split``."""
     first, rest = " " * indent, " " * (indent + hang)
     return textwrap.wrap(
         line,
         max(columns, indent + hang + 10),
         initial_indent=first,
         subsequent_indent=rest,
-        break_long_words=False,
+        break_long_words=split,
         break_on_hyphens=False,
     ) or [first.rstrip()]
 

@@ -199,6 +199,19 @@ def test_a_group_with_nothing_behind_is_told_at_once() -> None:
     assert rendered(many, columns=200)[1].endswith("tap-5: no usable address, 98 more)")
 
 
+def test_nothing_of_a_problem_is_lost_on_a_narrow_terminal() -> None:
+    """A word that is longer than a line, like a path, is split, because lines are cut where they end."""
+    problem = f"the configuration on disk is refused: /srv/{'long/' * 20}portier.yaml:4:5: no"
+
+    def break_it(value: dict[str, Any]) -> None:
+        value["problems"] = [problem]
+
+    lines = rendered(break_it, columns=40)
+    end = next(number for number, line in enumerate(lines) if line.startswith("?"))
+    assert max(map(len, lines)) <= 40
+    assert "".join(lines[1:end]).replace(" ", "") == f"! {problem}".replace(" ", "")
+
+
 def test_ports_in_trouble_come_before_the_others() -> None:
     """A port that is not active is listed above those that are."""
     lines = rendered()
