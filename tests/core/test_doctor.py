@@ -668,7 +668,7 @@ def test_neighbors_that_the_kernel_keeps_matter_where_there_are_hosts() -> None:
     """Fewer than `limits.neighbors` is how machines come, and a warning only where hosts fill them."""
     mine = Told("kernel-neighbors", False, "lan", "too few", "sysctl")
     for hosts, severity in ((499, Severity.NOTE), (500, Severity.WARNING)):
-        known = tuple(Host(f"2001:db8:7::{n:x}", "lan", "tap1", "yes", "tap1") for n in range(hosts))
+        known = tuple(host(f"2001:db8:7::{n:x}", "tap1") for n in range(hosts))
         (finding,) = found(facts(told=(mine,), hosts=known), "kernel-neighbors")
         assert finding.severity is severity
 
