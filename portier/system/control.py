@@ -530,7 +530,8 @@ class ControlClient:
             yield
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise Refused(
-                f"no daemon answers on {self.path}: start one with `portier run`, or name its --runtime-dir",
+                f"no daemon answers on {self.path}: start it (`systemctl start portier`, or `portier run`), "
+                "or name its --runtime-dir",
                 EXIT_NO_DAEMON,
             ) from error
         except PermissionError as error:

@@ -65,6 +65,7 @@ def test_no_daemon_is_4(portier: Portier, name: str) -> None:
     """Where a daemon is needed and none runs, the exit code is 4 and the line says how to start one."""
     done = portier(name)
     assert done.returncode == 4
+    assert "systemctl start portier" in done.stderr
     assert "portier run" in done.stderr
 
 
