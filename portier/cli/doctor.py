@@ -202,13 +202,14 @@ def _try(look: Callable[[], T]) -> T | Unknown:
 def render(diagnosis: Diagnosis, columns: int) -> Iterator[str]:
     """What was found, problems first; then what could not be looked at, and how much is in order."""
     for finding in diagnosis.findings:
-        yield from _finding(finding, columns)
+        # Names of interfaces and comments of packet filters may hold anything.
+        yield from _finding(Finding._make(text.clean(part) for part in finding), columns)
         yield ""
     reasons: dict[str, list[str]] = {}
     for check, why in diagnosis.unmade:
         reasons.setdefault(why, []).append(check)
     for why, checks in reasons.items():
-        yield from text.wrap(f"not checked, because {why}: {', '.join(checks)}", columns)
+        yield from text.wrap(f"not checked, because {text.clean(why)}: {', '.join(checks)}", columns)
     yield f"{text.plural(len(diagnosis.passed), 'check')} passed"
 
 

@@ -84,6 +84,7 @@ def _firewall(answer: dict[str, Any]) -> Hop:
 
 def render(answer: dict[str, Any], hops: list[Hop], columns: int) -> Iterator[str]:
     """A line for each hop; then what is wrong, and what to do."""
+    hops = [Hop._make(text.clean(part) for part in hop) for hop in hops]
     made = {hop.name: hop for hop in hops}
     for name in _HOPS[answer["mode"]]:
         hop = made.get(name)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from portier.cli import doctor
+from portier.cli import doctor, probe
 from portier.core.doctor.finding import Diagnosis, Finding, Severity, Unmade
+from portier.core.probe import Hop, State
 from tests.cli.conftest import Portier
 
 BAD = Finding(
@@ -34,6 +35,16 @@ def test_findings_then_what_was_not_checked_then_how_much_is_in_order() -> None:
         "  d",
         "2 checks passed",
     ]
+
+
+def test_nothing_reaches_the_terminal_but_text() -> None:
+    """Comments of packet filters and names of interfaces may hold anything."""
+    hostile = Finding("firewall-nd", Severity.PROBLEM, "tap\x1b[31m", "dropped", "drop \x07", "nft \x1b[0m")
+    said = "\n".join(doctor.render(Diagnosis((hostile,), (), (Unmade("c", "\x1b[31m"),)), 80))
+    hop = Hop("firewall", State.FAILED, "dropped by \x1b[31m", "nft \x07")
+    said += "\n".join(probe.render({"mode": "route", "address": "2001:db8::1"}, [hop], 80))
+    assert said.replace("\n", "").isprintable()
+    assert "dropped by \\x1b[31m" in said
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
