@@ -222,6 +222,9 @@ class Probe:
     def _rule_remedy(self, verdict: Verdict) -> str:
         if verdict is Verdict.NO_RULE:
             return f"add to prefixes of group {self._name}: - {self._text}/{8 * len(self._target)}"
+        elsewhere = [name for name in self._ports if self._port is None or name != self._port.name]
+        if verdict is Verdict.SAME_PORT and elsewhere:
+            return f"portier doctor --probe {self._text} --on {elsewhere[0]}"
         return f"portier explain {self._text}"
 
     def _expected(self, port: Port) -> Explanation:

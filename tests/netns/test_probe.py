@@ -199,6 +199,10 @@ def up_again(scene: Scene) -> None:
 
 CASES = {
     "no rule": Case("rule", "no rule allows it", "add to prefixes", address="2001:db8:99::1"),
+    "asked for where it is": Case(
+        "rule", "it lives on the very port that asks", f"portier doctor --probe {UPSTREAM} --on tap1",
+        address=UPSTREAM, broken=lambda scene: scene.u.ping(guest(1)),
+    ),
     "denied": Case("rule", "denied", "portier explain", address=f"{NET}dead"),
     "host absent": Case("host", "nobody answers on tap1, tap2", "ip addr show", address=f"{NET}4444"),
     "host firewalled": Case(
