@@ -90,7 +90,6 @@ class _Facts(NamedTuple):
     versions: frozenset[int]  # that rules are of
     kernel: tuple[Rule, ...]  # that leave the answer to the kernel, each for a single address
     asks4: bool  # hosts are asked for by ARP
-    by_address: bool  # some rule answers for hosts whatever the routes to them
 
     @property
     def ipv4(self) -> bool:
@@ -531,7 +530,6 @@ def _facts(group: Group) -> _Facts:
             rule.allow and rule.answer in {Answer.RESOLVE, Answer.ALWAYS} and rule.version == 4
             for rule in rules
         ),
-        by_address=any(rule.allow and rule.answer is not Answer.ROUTED for rule in rules),
     )
 
 
@@ -801,8 +799,16 @@ class _Binder:
                 for prefix in upstream.on_link
                 if _overlap(rule, prefix)
             ]
-            shared = [n for n in upstream.on_link if n.version in self.facts.versions]
-            if self.group.routes is None and self.facts.by_address and shared:
+            shared = [
+                prefix
+                for prefix in upstream.on_link
+                if self.group.routes is None
+                and any(
+                    rule.allow and rule.answer is not Answer.ROUTED and _overlap(rule, prefix)
+                    for rule in self.group.rules
+                )
+            ]
+            if shared:
                 warnings.append(
                     Notice(
                         "routes-off",

@@ -399,6 +399,9 @@ def test_prefixes_of_a_port(kernel: FakeKernel) -> None:
     routed = (Rule(prefix=Live.UPSTREAM, answer=Answer.ROUTED),)
     _, only_routed, _ = desired(Config(groups=(replace(group(), routes=None, rules=routed),)), kernel)
     assert not only_routed.groups[0].warnings, "the routes are the user's own"
+    other = (Rule(prefix=IPv6Network("2001:db8:9::/64")),)
+    _, elsewhere, _ = desired(Config(groups=(replace(group(), routes=None, rules=other),)), kernel)
+    assert not elsewhere.groups[0].warnings, "none of its hosts is on-link upstream"
     assert bound.ports[0].on_link == on_link
     assert bound.live == on_link
     assert bound.ports[0].prefixes == (
