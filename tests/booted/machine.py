@@ -322,6 +322,8 @@ class Machine:
                 return "READY=1" in told
 
             wait_for(booted, _BOOT, "the machine is up", interval=0)
+            # Its service manager tells of every job that takes long, and would wait for us to read it.
+            notices.close()
             self._exit = stack.pop_all()
 
     @staticmethod
