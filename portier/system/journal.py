@@ -65,16 +65,16 @@ class JournalHandler(logging.Handler):
         entry = b"".join(_field(name, value) for name, value in fields.items())
         try:
             self._send(entry)
+            self._socket.settimeout(_PATIENCE)
         except (TimeoutError, BlockingIOError):
             self._socket.setblocking(False)
         except OSError:
             self._otherwise.handle(record)
-        else:
-            self._socket.settimeout(_PATIENCE)
 
     def close(self) -> None:
         """Close the socket."""
-        self._socket.close()
+        with self.lock or contextlib.nullcontext():  # not while another thread's entry is on its way
+            self._socket.close()
         super().close()
 
     def _send(self, entry: bytes) -> None:

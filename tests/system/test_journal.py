@@ -172,6 +172,14 @@ def test_stuck_journal_costs_a_second(logger: logging.Logger, journald: Journald
     assert journald.entry()["MESSAGE"] == "taken"
 
 
+def test_entry_after_the_end_is_printed(logger: logging.Logger, printed: io.StringIO) -> None:
+    """A reload makes a new handler while a thread still has the old one."""
+    (handler,) = logger.handlers
+    handler.close()
+    logger.error("late")
+    assert printed.getvalue() == "late\n"
+
+
 def test_only_the_journals_own_stream_counts(tmp_path: Path) -> None:
     """A program started from a service inherits the variable, and may write elsewhere."""
     with (tmp_path / "file").open("w") as file:
