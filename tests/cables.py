@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_numbers = itertools.count(1)  # of the ends of cables
 
 
 @contextlib.contextmanager
@@ -44,8 +46,10 @@ def ip(command: str) -> None:
 
 
 def cable(one: str, other: str) -> tuple[Plug, Plug]:
-    """Make a veth pair, both ends up."""
-    ip(f"link add {one} type veth peer name {other}")
+    """Make a veth pair, both ends up.  Their link-layer addresses are not left to chance: the group of a
+    link-local address made from one could be a group that a test joins."""
+    here, there = (f"02:00:5e:ff:{n >> 8 & 0xFF:02x}:{n & 0xFF:02x}" for n in itertools.islice(_numbers, 2))
+    ip(f"link add {one} address {here} type veth peer name {other} address {there}")
     ip(f"link set {one} up")
     ip(f"link set {other} up")
     await_carrier(one, other)
