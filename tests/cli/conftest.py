@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.netns.conftest import keeper  # noqa: F401  (the fixture)
+from tests.netns.lab import Keeper, Lab
 
 ROOT = Path(__file__).parent.parent.parent
 Portier = Callable[..., subprocess.CompletedProcess[str]]
@@ -34,3 +37,11 @@ def portier(tmp_path: Path) -> Portier:
         return done
 
     return run
+
+
+@pytest.fixture
+def lab(keeper: Keeper, tmp_path: Path) -> Iterator[Lab]:  # noqa: F811  (so fixtures are asked for)
+    """An empty lab, in which every daemon must end well."""
+    made = Lab(keeper, tmp_path)
+    yield made
+    assert not made.close()

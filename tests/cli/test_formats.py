@@ -19,8 +19,7 @@ from portier.core.model import EventKind, Limits
 from portier.core.outcome import Verdict
 from portier.system.control import ControlClient
 from tests.cli.conftest import ROOT, Portier
-from tests.netns.conftest import keeper  # noqa: F401  (the fixture)
-from tests.netns.lab import Keeper, Lab, UnixConnection, wait_for
+from tests.netns.lab import Lab, UnixConnection, wait_for
 from tests.netns.scenes import NET, Scene, config, guest, solicit, vps
 
 PATIENCE = 20.0
@@ -46,14 +45,6 @@ def parts(value: object) -> Iterator[dict[str, Any]]:
     elif isinstance(value, list):
         for inner in value:
             yield from parts(inner)
-
-
-@pytest.fixture
-def lab(keeper: Keeper, tmp_path: Path) -> Iterator[Lab]:  # noqa: F811  (so fixtures are asked for)
-    """An empty lab, in which every daemon must end well."""
-    made = Lab(keeper, tmp_path)
-    yield made
-    assert not made.close()
 
 
 @pytest.fixture

@@ -7,24 +7,13 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.netns.conftest import keeper  # noqa: F401  (the fixture)
-from tests.netns.lab import Keeper, Lab, wait_for
+from tests.netns.lab import Lab, wait_for
 from tests.netns.scenes import NET, Scene, config, guest, vps
 
 BROKEN = "version: 1\ngroups:\n  lan:\n    upstraem: eth0\n    answer: perhaps\n"
-
-
-@pytest.fixture
-def lab(keeper: Keeper, tmp_path: Path) -> Iterator[Lab]:  # noqa: F811  (so fixtures are asked for)
-    """An empty lab, in which every daemon must end well."""
-    made = Lab(keeper, tmp_path)
-    yield made
-    assert not made.close()
 
 
 @pytest.fixture

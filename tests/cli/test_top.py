@@ -23,8 +23,7 @@ import pytest
 from portier.cli import top
 from tests.cli.conftest import ROOT, Portier
 from tests.cli.test_render import HEALTHY
-from tests.netns.conftest import keeper  # noqa: F401  (the fixture)
-from tests.netns.lab import Keeper, Lab, wait_for
+from tests.netns.lab import Lab, wait_for
 from tests.netns.scenes import NET, Scene, config, guest, solicit, vps
 
 PATIENCE = 30.0
@@ -111,14 +110,6 @@ def terminal() -> Iterator[Terminal]:
     made = Terminal(100, 30)
     yield made
     made.close()
-
-
-@pytest.fixture
-def lab(keeper: Keeper, tmp_path: Path) -> Iterator[Lab]:  # noqa: F811  (so fixtures are asked for)
-    """An empty lab, in which every daemon must end well."""
-    made = Lab(keeper, tmp_path)
-    yield made
-    assert not made.close()
 
 
 @pytest.fixture
